@@ -1,0 +1,1 @@
+"""lissom makes trained neural networks small and fast."""
