@@ -1,0 +1,150 @@
+"""Metrics: what a network is good for, sample by sample, and the drop from one network to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lissom.data import Data, Split
+
+__all__ = ["Drop", "Measured", "Metric", "accuracy", "agreement", "default_metric", "divergence", "measure", "squared_error"]
+
+Outputs = tuple[Tensor, ...]
+Run = Callable[..., Outputs]
+"""Anything that takes the input tensors and gives the output tensors: a network, or a file in a runtime."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is measured.
+
+    Args:
+        name: How it is printed.
+        score: From a batch of outputs and targets to one float per sample, shape [N].
+        higher_is_better: False for errors.
+        unit: ``"share"`` for values in [0, 1], whose drop counts in absolute points; otherwise the drop of an error
+            is its relative increase.
+        against_original: The targets are the original network's outputs, not labels.
+
+    Example:
+        >>> accuracy.score((torch.tensor([[0.1, 0.9], [0.8, 0.2]]),), torch.tensor([1, 1])).tolist()
+        [1.0, 0.0]
+    """
+
+    name: str
+    score: Callable[[Outputs, Any], Tensor]
+    higher_is_better: bool = True
+    unit: str = "share"
+    against_original: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A metric of one network on one split: the mean, and the value of every sample for paired comparison."""
+
+    metric: Metric
+    split: str
+    samples: npt.NDArray[np.float64]
+
+    @property
+    def value(self) -> float:
+        """The mean over the samples."""
+        return float(self.samples.mean())
+
+    def drop_to(self, after: Measured) -> Drop:
+        """How much is lost from this network to the other, on the same samples.
+
+        >>> before = Measured(accuracy, "test", np.array([1.0, 1, 1, 0]))
+        >>> before.drop_to(Measured(accuracy, "test", np.array([1.0, 1, 0, 0]))).value
+        0.25
+        """
+        change = self.samples - after.samples
+        if not self.metric.higher_is_better:
+            change = -change
+        scale = 1.0 if self.metric.unit == "share" else max(abs(self.value), 1e-12)
+        error = float(change.std(ddof=1) / np.sqrt(len(change))) if len(change) > 1 else float("inf")
+        return Drop(float(change.mean()) / scale, error / scale)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What was lost, and the paired standard error of that figure."""
+
+    value: float
+    standard_error: float
+
+    def undecided(self, limit: float) -> bool:
+        """Whether the data is too small to tell the drop from the limit."""
+        return self.standard_error > limit / 2
+
+
+def _accuracy(outputs: Outputs, targets: Any) -> Tensor:
+    hits: Tensor = (outputs[0].argmax(1) == targets).to(torch.float64)
+    return hits.flatten(1).mean(1) if hits.ndim > 1 else hits
+
+
+def _squared_error(outputs: Outputs, targets: Any) -> Tensor:
+    error: Tensor = outputs[0] - targets.reshape(outputs[0].shape)
+    return error.double().square().flatten(1).mean(1)
+
+
+def _same_top(outputs: Outputs, targets: Any) -> Tensor:
+    same: Tensor = (outputs[0].argmax(1) == targets[0].argmax(1)).to(torch.float64)
+    return same.flatten(1).mean(1) if same.ndim > 1 else same
+
+
+def _cosine(outputs: Outputs, targets: Any) -> Tensor:
+    pairs = [F.cosine_similarity(a.double().flatten(1), b.double().flatten(1)) for a, b in zip(outputs, targets, strict=True)]
+    return torch.stack(pairs).mean(0)
+
+
+accuracy = Metric("accuracy", _accuracy)
+squared_error = Metric("squared error", _squared_error, higher_is_better=False, unit="squared")
+agreement = Metric("agreement", _same_top, against_original=True)
+cosine_agreement = Metric("agreement (cosine)", _cosine, against_original=True)
+
+
+def default_metric(data: Data) -> Metric:
+    """Accuracy for integer labels, squared error for floating targets, agreement with the original for none.
+
+    Agreement is the share of equal top-1 where the outputs are said to be classes (``task="classify"``), else the
+    mean cosine between outputs.
+    """
+    if not data.labelled:
+        return agreement if data.task == "classify" else cosine_agreement
+    return accuracy if data.task == "classify" else squared_error
+
+
+def divergence(outputs: Outputs, reference: Outputs, task: str) -> Tensor:
+    """How far outputs are from the original's, per sample: KL(original || outputs) of classes, else 1 - cosine."""
+    if task != "classify":
+        return 1 - _cosine(outputs, reference)
+    p, q = (
+        F.log_softmax(logits[0].double().flatten(2) if logits[0].ndim > 2 else logits[0].double(), 1)
+        for logits in (reference, outputs)
+    )
+    return (p.exp() * (p - q)).flatten(1).sum(1)
+
+
+def measure(run: Run, split: Split, metric: Metric, *, original: Run | None = None, batch_size: int = 250) -> Measured:
+    """The metric of ``run`` on ``split``, in batches.
+
+    Args:
+        run: What is measured.
+        split: The samples.
+        metric: What to measure; where it is against the original, ``original`` gives the targets.
+        original: The network that the user brought.
+        batch_size: Samples at a time.
+    """
+    scores = []
+    for inputs, targets in split.batches(batch_size):
+        expected = original(*inputs) if metric.against_original and original is not None else targets
+        scores.append(np.asarray(metric.score(run(*inputs), expected), np.float64))
+    return Measured(metric, split.name, np.concatenate(scores))
