@@ -21,7 +21,21 @@ from lissom.errors import LissomError, UsageError
 from lissom.measure.metrics import Metric
 from lissom.network import Network
 
-__all__ = ["Job", "Named", "OutOfTime", "Progress", "Silent", "Step", "Task", "load_callable", "step", "steps_by_name"]
+__all__ = [
+    "Job",
+    "Named",
+    "Nested",
+    "OutOfTime",
+    "Progress",
+    "Silent",
+    "Step",
+    "Task",
+    "load_callable",
+    "step",
+    "step_from",
+    "steps_by_name",
+    "value_class",
+]
 
 
 class OutOfTime(LissomError):
@@ -111,10 +125,28 @@ class Step:
     def apply(self, network: Network, job: Job) -> Network:
         """The network after this step; ``network`` itself is left as it was."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, as YAML takes them."""
-        dumped: dict[str, Any] = pydantic.TypeAdapter(type(self)).dump_python(self, mode="json", exclude_defaults=True)
-        return dumped
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """The step as YAML takes it: its name, and the fields that differ from their defaults."""
+        fields = pydantic.TypeAdapter(type(self)).dump_python(self, mode="json", exclude_defaults=True)
+        return {type(self).__name__: fields}
+
+
+def step_from(value: Any) -> Step:
+    """The step that ``{name: fields}`` describes; a step is given back as it is.
+
+    Raises:
+        UsageError: no step has that name, or a field is wrong.
+    """
+    if isinstance(value, Step):
+        return value
+    if isinstance(value, str):
+        value = {value: {}}
+    if not isinstance(value, dict) or len(value) != 1:
+        raise UsageError(f"{value!r} is no step: write  Name: {{field: value}}")
+    name, fields = next(iter(value.items()))
+    if name not in steps_by_name:
+        raise UsageError(f"no step is called {name!r}; there are {', '.join(sorted(steps_by_name))}")
+    return steps_by_name[name](**(fields or {}))
 
 
 steps_by_name: dict[str, type[Step]] = {}
@@ -203,3 +235,10 @@ Named = Annotated[
     pydantic.PlainSerializer(_callable_name, when_used="json"),
 ]
 """The type of a field that takes a callable; it stands in a recipe as ``module:name``."""
+
+Nested = Annotated[
+    pydantic.SkipValidation[Step],
+    pydantic.BeforeValidator(step_from),
+    pydantic.PlainSerializer(lambda value: value.to_dict(), when_used="json"),
+]
+"""The type of a field that holds another step."""
