@@ -161,7 +161,9 @@ def value_class(cls: StepType) -> StepType:
 
     A field out of range is a :class:`UsageError` that names the class, the field, the value and what is allowed.
     """
-    made = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid"))(cls)
+    made = pydantic.dataclasses.dataclass(
+        frozen=True, kw_only=True, config=pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    )(cls)
     build = made.__init__
 
     def checked(self: Any, *positional: Any, **fields: Any) -> None:
@@ -237,7 +239,7 @@ Named = Annotated[
 """The type of a field that takes a callable; it stands in a recipe as ``module:name``."""
 
 Nested = Annotated[
-    pydantic.SkipValidation[Step],
+    pydantic.InstanceOf[Step],
     pydantic.BeforeValidator(step_from),
     pydantic.PlainSerializer(lambda value: value.to_dict(), when_used="json"),
 ]

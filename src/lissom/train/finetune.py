@@ -60,7 +60,8 @@ class Optimizer:
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
             raise UsageError(f"Optimizer: name is {self.name!r}; it must be a class of torch.optim, such as Adam or SGD")
         try:
-            return kind(parameters, lr=learning_rate, **self.options)
+            arguments: dict[str, Any] = {"lr": learning_rate, **self.options}
+            return kind(parameters, **arguments)
         except (TypeError, ValueError) as error:
             raise UsageError(f"Optimizer: options are {self.options!r}: torch.optim.{self.name} says: {error}") from error
 
