@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import sys
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ from typing import Annotated, Any, Protocol, TypeVar, dataclass_transform
 import pydantic
 from torch import Tensor
 
+from lissom.callables import load_callable
 from lissom.data import Data
 from lissom.errors import LissomError, UsageError
 from lissom.measure.metrics import Metric
@@ -30,7 +29,6 @@ __all__ = [
     "Silent",
     "Step",
     "Task",
-    "load_callable",
     "step",
     "step_from",
     "steps_by_name",
@@ -185,46 +183,6 @@ def step(cls: StepType) -> StepType:
     made = value_class(cls)
     steps_by_name[cls.__name__] = made
     return made
-
-
-def load_callable(name: str) -> Callable[..., Any]:
-    """The object that ``module:callable`` names; the current folder is looked at first.
-
-    Raises:
-        UsageError: no such module, or nothing of that name in it.
-
-    >>> load_callable("math:sqrt")(4.0)
-    2.0
-    """
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise UsageError(f"{name!r} names no callable: write  package.module:callable")
-    with _current_folder_first():
-        try:
-            found: Any = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            raise UsageError(f"no module {error.name!r} (for {name!r}) in the current folder or the environment") from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"{module_name} has no {attribute!r}; it has {', '.join(_public(found)[:8])}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise UsageError(f"{name!r} is a {type(found).__name__}, not a callable")
-    return found  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _current_folder_first() -> Iterator[None]:
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
-
-
-def _public(module: Any) -> list[str]:
-    return [name for name in dir(module) if not name.startswith("_")]
 
 
 def _callable_name(value: Callable[..., Any]) -> str:

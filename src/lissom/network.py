@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from lissom.errors import ModelRefused, UsageError
+from lissom.errors import DataRefused, ModelRefused, UsageError
 
-__all__ = ["Network", "Preprocess", "Slice", "Source"]
+__all__ = ["Network", "Preprocess", "Slice", "Source", "flatten_outputs"]
+
+CHANNELS = (1, 3, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,7 @@ class Preprocess:
     """How uint8 images become what the network takes: ``(image * scale - mean) / std``, cropped and laid out.
 
     Args:
-        size: Length in pixels that the shorter side is resized to; None leaves the size alone.
+        size: Length in pixels that the shorter side of an image file is resized to; None leaves the size alone.
         crop: Height and width of the centre crop in pixels; None keeps the whole image.
         layout: ``"NCHW"`` or ``"NHWC"``: the order of the axes that the network takes.
         scale: Factor on the uint8 values, before the mean is taken off.
@@ -46,19 +49,62 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.layout not in ("NCHW", "NHWC"):
             raise UsageError(f"preprocess layout is {self.layout!r}; it must be 'NCHW' or 'NHWC'")
+        if self.size is not None and self.size < 1:
+            raise UsageError(f"preprocess size is {self.size}; it must be a number of pixels, 1 or more")
+        if self.crop is not None and (len(self.crop) != 2 or min(self.crop) < 1):
+            raise UsageError(f"preprocess crop is {self.crop}; it must be a height and a width in pixels")
+        if len(self.mean) != len(self.std) and 1 not in (len(self.mean), len(self.std)):
+            raise UsageError(
+                f"preprocess has {len(self.mean)} means and {len(self.std)} stds; give one of each, or one per channel"
+            )
+        if not all(math.isfinite(value) for value in (self.scale, *self.mean, *self.std)):
+            raise UsageError(f"preprocess scale {self.scale}, mean {self.mean} and std {self.std} must be finite")
         if any(value <= 0 for value in self.std):
             raise UsageError(f"preprocess std is {self.std}; every value must be above 0")
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Turn uint8 images [N, H, W, C] or [N, H, W] into float32 inputs in the network's layout."""
-        pixels = images[..., None] if images.ndim == 3 else images
+        """Turn uint8 images [N, H, W, C], [N, C, H, W] or [N, H, W] into float32 inputs in the network's layout.
+
+        The axis of 1, 3 or 4 is the channels; the last one, if there is a choice. Pictures in an array are not resized:
+        ``size`` is for files.
+
+        Raises:
+            DataRefused: the pictures are smaller than the crop, or have another number of channels than the mean.
+        """
+        pixels = _channels_last(images)
+        channels = max(len(self.mean), len(self.std))
+        if pixels.ndim != 4 or channels not in (1, pixels.shape[-1]):
+            raise DataRefused(
+                f"images of shape {list(images.shape[1:])}; the preprocess has {channels} means: give [height, width, {channels}]"
+            )
         if self.crop is not None:
-            height, width = self.crop
-            top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
-            pixels = pixels[:, top : top + height, left : left + width]
+            top, left = self.corner(pixels.shape[1:3])
+            pixels = pixels[:, top : top + self.crop[0], left : left + self.crop[1]]
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         scaled = (pixels * np.float32(self.scale) - mean) / std
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2) if self.layout == "NCHW" else scaled)
+
+    def corner(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """Top and left of the centre crop in a picture of this height and width.
+
+        Raises:
+            DataRefused: the picture is smaller than the crop.
+        """
+        height, width = self.crop or size
+        if height > size[0] or width > size[1]:
+            raise DataRefused(
+                f"an image of {size[0]}x{size[1]} pixels is smaller than the crop of {height}x{width}: "
+                "give larger images, or a preprocess with a size that enlarges image files first"
+            )
+        return (size[0] - height) // 2, (size[1] - width) // 2
+
+
+def _channels_last(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    if images.ndim == 3:
+        return images[..., None]
+    if images.ndim == 4 and images.shape[-1] not in CHANNELS and images.shape[1] in CHANNELS:
+        return images.transpose(0, 2, 3, 1)
+    return images
 
 
 @dataclass(frozen=True)
@@ -131,22 +177,32 @@ class Network:
         if len(self.input_names) != len(inputs):
             raise ModelRefused(f"{len(self.input_names)} input names {self.input_names} for {len(inputs)} example inputs")
         if not self.output_names:
-            count = len(self._trial_run())
+            count = len(self.trial_run())
             names = ("output",) if count == 1 else tuple(f"output_{index}" for index in range(count))
             object.__setattr__(self, "output_names", names)
 
-    def _trial_run(self) -> tuple[Tensor, ...]:
-        bad = [name for name, tensor in self.module.state_dict().items() if _not_finite(tensor)]
+    def trial_run(self) -> tuple[Tensor, ...]:
+        """The outputs on the example inputs, where the weights are finite and the network runs.
+
+        Raises:
+            ModelRefused: a parameter is NaN or infinite, a buffer is NaN (masks may hold infinity), or the network does
+                not run or gives no tensor.
+        """
+        parameters = {name for name, _ in self.module.named_parameters(remove_duplicate=False)}
+        bad = [name for name, tensor in self.module.state_dict().items() if _broken(tensor, infinity=name in parameters)]
         if bad:
-            raise ModelRefused(f"the weights hold NaN or infinity in {', '.join(bad[:5])}: load weights that are finite")
+            raise ModelRefused(f"the weights hold NaN or infinity in {_some(bad)}: load weights that are finite")
+        shapes = ", ".join(f"{name} {list(t.shape)}" for name, t in zip(self.input_names, self.example_inputs, strict=True))
         try:
-            return self.outputs(*self.example_inputs)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            shapes = ", ".join(f"{name} {list(t.shape)}" for name, t in zip(self.input_names, self.example_inputs, strict=True))
-            reason = str(error).splitlines()[0]
+            outputs = self.outputs(*self.example_inputs)
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelRefused(
                 f"the network does not run on inputs {shapes}: {reason}; give inputs of the shape that it takes"
             ) from error
+        if not outputs:
+            raise ModelRefused(f"the network gives no tensor on inputs {shapes}: its forward must return tensors")
+        return outputs
 
     def outputs(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Run the module in eval mode without gradients; its tensors in order, whatever structure it returns them in."""
@@ -176,11 +232,19 @@ def flatten_outputs(outputs: Any) -> tuple[Tensor, ...]:
 def _at_least_two(tensor: Tensor) -> Tensor:
     if tensor.ndim == 0:
         raise ModelRefused("an example input has no axes: its first axis must be the batch")
+    if tensor.shape[0] == 0:
+        raise ModelRefused(f"an example input of shape {list(tensor.shape)} is empty: give a batch of at least one sample")
     return torch.cat([tensor, tensor]) if tensor.shape[0] == 1 else tensor
 
 
-def _not_finite(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+def _broken(tensor: Tensor, *, infinity: bool) -> bool:
+    if not tensor.is_floating_point():
+        return False
+    return not bool(torch.isfinite(tensor).all()) if infinity else bool(torch.isnan(tensor).any())
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _input_names(module: nn.Module, count: int) -> tuple[str, ...]:
