@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy as copying
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lissom.codec.tensors import Quantized, Table
+from lissom.codec.tensors import Quantized, Table, Uniform, spread
 from lissom.errors import ModelRefused, UsageError
 from lissom.grids.base import Grid
 from lissom.network import Network
 
 __all__ = [
-    "ValueEdit", "aliases", "attach", "bake", "copy", "edit_of", "edited", "latent", "state_dict", "tensors", "value", "weights",
+    "ValueEdit", "aliases", "attach", "bake", "copy", "copy_module", "edit_of", "edited", "latent", "live", "quantized",
+    "selected", "state_dict", "tensors", "value", "weights",
 ]  # fmt: skip
 
 
@@ -45,7 +47,8 @@ class ValueEdit(nn.Module):
 
     def forward(self, original: Tensor) -> Tensor:
         """The value of the weight: on the grid, and zero where masked."""
-        on_grid: Tensor = original if self.grid is None else self.grid(original)
+        # Grids compute in float32, whatever the weight is; the network keeps its dtype.
+        on_grid: Tensor = original if self.grid is None else self.grid(original).to(original.dtype)
         # Multiplying by the mask would make -0.0 of negative weights, which is another bit pattern than 0.0.
         return on_grid if self.mask is None else torch.where(self.mask, on_grid, 0.0)
 
@@ -115,7 +118,7 @@ def edited(module: nn.Module) -> dict[str, ValueEdit]:
 def latent(module: nn.Module, name: str) -> nn.Parameter:
     """The parameter under the edit, which training moves; the parameter itself where nothing is edited."""
     owner, attribute = _owner(module, name)
-    if parametrize.is_parametrized(owner, attribute):
+    if edit_of(module, name) is not None:
         original: nn.Parameter = _stack(owner, attribute).original
         return original
     found = getattr(owner, attribute, None)
@@ -126,9 +129,14 @@ def latent(module: nn.Module, name: str) -> nn.Parameter:
 
 def value(module: nn.Module, name: str) -> Tensor:
     """The value that the network computes with now: masked, on its grid, detached."""
+    return live(module, name).detach()
+
+
+def live(module: nn.Module, name: str) -> Tensor:
+    """The same value, through which gradients flow to what lies under it."""
     owner, attribute = _owner(module, name)
     found: Tensor = getattr(owner, attribute)
-    return found.detach()
+    return found
 
 
 def weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -137,6 +145,40 @@ def weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
         parameter = latent(module, name)
         if parameter.is_floating_point():
             yield name, parameter
+
+
+def selected(module: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[str]:
+    """The tensors that a step works on: those that globs pick; by default every matrix and kernel.
+
+    Args:
+        module: The module that holds them.
+        include: Globs over tensor names and over the paths of their modules (``"encoder.*"``, ``"head"``). Where none
+            is given, every floating parameter with two axes or more: biases and normalisations are left alone.
+        exclude: Globs of what is left alone.
+
+    Raises:
+        UsageError: a glob picks nothing.
+
+    >>> selected(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), exclude=("1",))
+    ['0.weight']
+    """
+    tied = aliases(module)
+    floating = [name for name, _ in weights(module)]
+    for pattern in (*include, *exclude):
+        if not any(_matches(tied[name], pattern) for name in floating):
+            raise UsageError(
+                f"no parameter matches {pattern!r}; there are {', '.join(floating[:8])}" + " …" * (len(floating) > 8)
+            )
+    return [
+        name
+        for name in floating
+        if (any(_matches(tied[name], pattern) for pattern in include) if include else latent(module, name).ndim >= 2)
+        and not any(_matches(tied[name], pattern) for pattern in exclude)
+    ]
+
+
+def _matches(names: tuple[str, ...], pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern) for name in names)
 
 
 def aliases(module: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -158,7 +200,7 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
     """The state under the user's own keys, with the values that edits give."""
     state: dict[str, Tensor] = {}
     for key, tensor in module.state_dict().items():
-        name = _user_key(key)
+        name = _user_key(module, key)
         if name is not None:
             state[name] = tensor if name == key else value(module, name)
     return state
@@ -177,7 +219,7 @@ def tensors(module: nn.Module) -> dict[str, np.ndarray[Any, Any] | Quantized]:
             stored[name] = stored[first]
             continue
         edit = edit_of(module, name) if name in tied else None
-        stored[name] = tensor.detach().cpu().numpy() if edit is None or edit.grid is None else quantized(module, name)
+        stored[name] = _as_numpy(tensor.detach().cpu()) if edit is None or edit.grid is None else quantized(module, name)
     return stored
 
 
@@ -186,25 +228,34 @@ def quantized(module: nn.Module, name: str) -> Quantized:
     edit = edit_of(module, name)
     if edit is None or edit.grid is None:
         raise UsageError(f"{name} has no grid")
+    weight = latent(module, name)
     with torch.no_grad():
-        levels = edit.grid.levels(latent(module, name)).cpu().numpy().astype(np.int32)
-    decoding = edit.grid.decoding()
-    if edit.mask is None:
-        return Quantized(levels, decoding)
-    mask = edit.mask.cpu().numpy()
-    if isinstance(decoding, Table):
-        return _with_zero_entry(levels, decoding, mask)
-    return Quantized(np.where(mask, levels, np.broadcast_to(decoding.zero_point, levels.shape)).astype(np.int32), decoding)
+        levels = edit.grid.levels(weight).cpu().numpy().astype(np.int32)
+    stored = Quantized(levels, edit.grid.decoding(), dtype=str(weight.dtype).removeprefix("torch."))
+    return stored if edit.mask is None else _masked(stored, edit.mask.cpu().numpy())
 
 
-def _with_zero_entry(levels: np.ndarray[Any, Any], table: Table, mask: np.ndarray[Any, Any]) -> Quantized:
-    zeros = np.flatnonzero(table.values == 0)
-    if zeros.size:
-        return Quantized(np.where(mask, levels, zeros[0]).astype(np.int32), table)
-    if table.values.size == 2**16:  # no room for one more entry
-        return Quantized(levels, table, mask)
-    extended = np.append(table.values, np.float32(0))
-    return Quantized(np.where(mask, levels, table.values.size).astype(np.int32), Table(extended))
+def _masked(stored: Quantized, mask: np.ndarray[Any, Any]) -> Quantized:
+    levels, decoding = stored.levels, stored.decoding
+    if isinstance(decoding, Uniform):
+        zero = spread(decoding.zero_point, levels.shape)
+        return dataclasses.replace(stored, levels=np.where(mask, levels, zero).astype(np.int32))
+    zeros = np.flatnonzero(decoding.values == 0)
+    if not zeros.size and decoding.values.size == 2**16:  # no room for one more entry
+        return dataclasses.replace(stored, mask=mask)
+    entry = zeros[0] if zeros.size else decoding.values.size
+    table = decoding if zeros.size else Table(np.append(decoding.values, np.float32(0)))
+    return dataclasses.replace(stored, levels=np.where(mask, levels, entry).astype(np.int32), decoding=table)
+
+
+def _as_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """The array of a tensor; numpy has no bfloat16 of its own and takes it from ml_dtypes."""
+    if tensor.dtype is not torch.bfloat16:
+        array: np.ndarray[Any, Any] = tensor.numpy()
+        return array
+    import ml_dtypes
+
+    return tensor.contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
 
 
 def bake(module: nn.Module) -> nn.Module:
@@ -238,7 +289,7 @@ def copy_module(module: nn.Module) -> nn.Module:
     try:
         memo: dict[int, Any] = {}
         duplicate = copying.deepcopy(module, memo)
-        edits: dict[int, ValueEdit] = {id(edit): copying.deepcopy(edit) for *_, edit in attached}
+        edits: dict[int, ValueEdit] = {id(edit): copying.deepcopy(edit, memo) for *_, edit in attached}
         for owner, attribute, _original, edit in attached:
             parametrize.register_parametrization(memo[id(owner)], attribute, edits[id(edit)], unsafe=True)
     finally:
@@ -251,7 +302,7 @@ def _detach(module: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter, Value
     """Take every edit off, leaving the latent parameters in place; what to attach again."""
     attached: list[tuple[nn.Module, str, nn.Parameter, ValueEdit]] = []
     for owner in [part for part in module.modules() if parametrize.is_parametrized(part)]:
-        for attribute in list(owner.parametrizations):  # type: ignore[arg-type]
+        for attribute in [name for name in owner.parametrizations if _is_ours(owner, name)]:  # type: ignore[union-attr]
             edit, original = _stack(owner, attribute)[0], _stack(owner, attribute).original
             parametrize.remove_parametrizations(owner, attribute, leave_parametrized=False)
             setattr(owner, attribute, original)  # an LSTM also keeps its weights in a list, which this mends
@@ -273,21 +324,27 @@ def _stack(owner: nn.Module, attribute: str) -> Any:
     return parametrizations[attribute]
 
 
+def _is_ours(owner: nn.Module, attribute: str) -> bool:
+    """Whether the parametrization is an edit, and not the user's own (weight norm, spectral norm)."""
+    return isinstance(_stack(owner, attribute)[0], ValueEdit)
+
+
 def _own_parameters(owner: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     yield from owner.named_parameters(recurse=False, remove_duplicate=False)
     if parametrize.is_parametrized(owner):
         for attribute, stack in owner.parametrizations.items():  # type: ignore[operator, union-attr]
-            yield attribute, stack.original
+            if _is_ours(owner, attribute):
+                yield attribute, stack.original
 
 
 def _inside_parametrization(path: str) -> bool:
     return "parametrizations" in path.split(".")
 
 
-def _user_key(key: str) -> str | None:
+def _user_key(module: nn.Module, key: str) -> str | None:
     """The user's key of a state-dict key of torch's; None for the state of an edit."""
     head, found, tail = key.partition("parametrizations.")
-    if not found:
-        return key
     attribute, _, rest = tail.partition(".")
+    if not found or not _is_ours(_owner(module, head + attribute)[0], attribute):
+        return key
     return head + attribute if rest == "original" else None

@@ -1,0 +1,1 @@
+"""Pruning: remove what a network does not need, single weights or whole structures."""
