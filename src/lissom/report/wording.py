@@ -1,0 +1,120 @@
+"""Figures as people read them: three significant digits, decimal units, signs that are seen."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["byte_text", "change_text", "count_text", "ms_text", "percent_text", "seconds_text", "spread_text", "times_text", "value_text"]
+
+SPACE = "\u00a0"
+"""Between a number and its unit, so that no line breaks there."""
+
+MINUS = "\u2212"
+PREFIXES = ("", "k", "M", "G", "T")
+
+
+def _significant(value: float, digits: int = 3) -> str:
+    """A positive number with at least ``digits`` significant digits and no exponent."""
+    decimals = max(0, digits - 1 - math.floor(math.log10(value))) if value else 0
+    return f"{value:,.{min(decimals, 6)}f}"
+
+
+def _scaled(value: float, unit: str) -> str:
+    power = 0
+    while value >= 999.5 and power < len(PREFIXES) - 1:
+        value, power = value / 1000, power + 1
+    number = str(int(value)) if power == 0 and value == int(value) else _significant(value)
+    return f"{number}{SPACE}{PREFIXES[power]}{unit}".rstrip()
+
+
+def byte_text(count: float) -> str:
+    """A size in decimal units.
+
+    >>> [byte_text(n).replace(SPACE, " ") for n in (512, 41_880, 1_720_000)]
+    ['512 B', '41.9 kB', '1.72 MB']
+    """
+    return _scaled(count, "B")
+
+
+def count_text(count: float) -> str:
+    """How many: whole up to 99,999, with a prefix beyond.
+
+    >>> count_text(61_706), count_text(3_500_000).replace(SPACE, " ")
+    ('61,706', '3.50 M')
+    """
+    return f"{count:,.0f}" if count < 100_000 else _scaled(count, "")
+
+
+def ms_text(milliseconds: float) -> str:
+    """A time in milliseconds.
+
+    >>> ms_text(0.8234).replace(SPACE, " ")
+    '0.823 ms'
+    """
+    return f"{_significant(milliseconds)}{SPACE}ms"
+
+
+def seconds_text(seconds: float) -> str:
+    """How long something took.
+
+    >>> [seconds_text(s).replace(SPACE, " ") for s in (0.5, 75, 7_260)]
+    ['0.5 s', '1 min 15 s', '2 h 1 min']
+    """
+    if seconds < 9.95:
+        return f"{seconds:.1f}{SPACE}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}{SPACE}s"
+    if whole < 3600:
+        return f"{whole // 60}{SPACE}min {whole % 60}{SPACE}s"
+    return f"{whole // 3600}{SPACE}h {whole % 3600 // 60}{SPACE}min"
+
+
+def percent_text(share: float, decimals: int = 1) -> str:
+    """A share of one, in percent.
+
+    >>> percent_text(0.915).replace(SPACE, " ")
+    '91.5 %'
+    """
+    return f"{share * 100:.{decimals}f}{SPACE}%"
+
+
+def times_text(ratio: float) -> str:
+    """How many times: rounded down, because a claim is never rounded up.
+
+    >>> times_text(41.99), times_text(2.349), times_text(1204.9)
+    ('41.9×', '2.34×', '1,204×')
+    """
+    decimals = 2 if ratio < 10 else 1 if ratio < 100 else 0
+    # The small addition keeps 2.3 from becoming 2.29: binary fractions lie a hair below.
+    return f"{math.floor(ratio * 10**decimals + 1e-9) / 10**decimals:,.{decimals}f}×"
+
+
+def value_text(value: float, unit: str) -> str:
+    """A metric: a share in percent, anything else with four significant digits.
+
+    >>> value_text(0.9892, "share").replace(SPACE, " "), value_text(0.031416, "squared")
+    ('98.92 %', '0.03142')
+    """
+    return percent_text(value, 2) if unit == "share" else f"{value:.4g}".replace("-", MINUS)
+
+
+def spread_text(drop: float, unit: str) -> str:
+    """The size of a drop, or of its standard error, without a sign: points of a share, else percent of the error.
+
+    >>> spread_text(0.0013, "share").replace(SPACE, " "), spread_text(0.021, "squared").replace(SPACE, " ")
+    ('0.13 points', '2.10 %')
+    """
+    return f"{abs(drop) * 100:.2f}{SPACE}{'points' if unit == 'share' else '%'}"
+
+
+def change_text(drop: float, unit: str, higher_is_better: bool = True) -> str:
+    """What happened to the metric, with its sign: a drop of an accuracy goes down, that of an error goes up.
+
+    >>> change_text(0.0013, "share").replace(SPACE, " "), change_text(0.021, "squared", False).replace(SPACE, " ")
+    ('−0.13 points', '+2.10 %')
+    """
+    size = spread_text(drop, unit)
+    if size.startswith("0.00"):
+        return f"±{size}"
+    return f"{MINUS if (drop > 0) == higher_is_better else '+'}{size}"
