@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lissom.data import Data, Split
+from lissom.errors import DataRefused
 
-__all__ = ["Drop", "Measured", "Metric", "accuracy", "agreement", "default_metric", "divergence", "measure", "squared_error"]
+__all__ = [
+    "Drop",
+    "Measured",
+    "Metric",
+    "accuracy",
+    "agreement",
+    "as_metric",
+    "default_metric",
+    "divergence",
+    "measure",
+    "scores_of",
+    "squared_error",
+]
 
 Outputs = tuple[Tensor, ...]
 Run = Callable[..., Outputs]
@@ -32,6 +45,8 @@ class Metric:
         unit: ``"share"`` for values in [0, 1], whose drop counts in absolute points; otherwise the drop of an error
             is its relative increase.
         against_original: The targets are the original network's outputs, not labels.
+        whole: ``score`` takes all outputs and targets of a split at once and gives one number, shape [1]: a
+            correlation, say. Then no standard error is known.
 
     Example:
         >>> accuracy.score((torch.tensor([[0.1, 0.9], [0.8, 0.2]]),), torch.tensor([1, 1])).tolist()
@@ -43,6 +58,7 @@ class Metric:
     higher_is_better: bool = True
     unit: str = "share"
     against_original: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +73,12 @@ class Measured:
     def value(self) -> float:
         """The mean over the samples."""
         return float(self.samples.mean())
+
+    @property
+    def standard_error(self) -> float:
+        """The standard error of the mean; 0 where there is one sample only."""
+        count = len(self.samples)
+        return float(self.samples.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
 
     def drop_to(self, after: Measured) -> Drop:
         """How much is lost from this network to the other, on the same samples.
@@ -122,6 +144,41 @@ def default_metric(data: Data) -> Metric:
     return accuracy if data.task == "classify" else squared_error
 
 
+def as_metric(given: Metric | Callable[..., Any]) -> Metric:
+    """A metric from the user's own callable, ``given(outputs, targets)``: one number, or one per sample; higher is better.
+
+    Args:
+        given: Takes the first output and the targets of a whole split, as tensors.
+
+    >>> as_metric(lambda outputs, targets: -(outputs - targets).abs().mean()).whole
+    True
+    """
+    if isinstance(given, Metric):
+        return given
+    function = given
+
+    def score(outputs: Outputs, targets: Any) -> Tensor:
+        return torch.as_tensor(function(outputs[0], targets), dtype=torch.float64).reshape(-1)
+
+    return Metric(getattr(given, "__name__", "metric").strip("<>"), score, unit="score", whole=True)
+
+
+def scores_of(outputs: Sequence[Outputs], targets: Sequence[Any], metric: Metric, split: str) -> Measured:
+    """The metric of outputs that are at hand, batch by batch, with the targets of each batch."""
+    if metric.whole:
+        joined = tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+        known = None if targets[0] is None else torch.cat(list(targets)) if isinstance(targets[0], Tensor) else targets
+        values = metric.score(joined, known)
+    else:
+        values = torch.cat([metric.score(ours, theirs) for ours, theirs in zip(outputs, targets, strict=True)])
+    samples = np.asarray(values, np.float64)
+    if not np.isfinite(samples).all():
+        raise DataRefused(
+            f"the {metric.name} of {int((~np.isfinite(samples)).sum())} samples is NaN or infinite: look at the outputs"
+        )
+    return Measured(metric, split, samples)
+
+
 def divergence(outputs: Outputs, reference: Outputs, task: str) -> Tensor:
     """How far outputs are from the original's, per sample: KL(original || outputs) of classes, else 1 - cosine."""
     if task != "classify":
@@ -143,8 +200,8 @@ def measure(run: Run, split: Split, metric: Metric, *, original: Run | None = No
         original: The network that the user brought.
         batch_size: Samples at a time.
     """
-    scores = []
+    outputs, expected = [], []
     for inputs, targets in split.batches(batch_size):
-        expected = original(*inputs) if metric.against_original and original is not None else targets
-        scores.append(np.asarray(metric.score(run(*inputs), expected), np.float64))
-    return Measured(metric, split.name, np.concatenate(scores))
+        outputs.append(run(*inputs))
+        expected.append(original(*inputs) if metric.against_original and original is not None else targets)
+    return scores_of(outputs, expected, metric, split.name)

@@ -1,0 +1,1 @@
+"""Search: limits and a goal in, the next recipe to try out."""

@@ -1,0 +1,55 @@
+"""pack and unpack: weights to an archive and back, with no data and no training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lissom.cli import options
+from lissom.cli.console import out, print_json, reported
+
+__all__ = ["register"]
+
+
+@reported
+def pack(
+    source: Annotated[Path, typer.Argument(help="A .safetensors, .pt or .onnx file.")],
+    to: Annotated[Path, typer.Option("--out", "-o", help="The .lissom file to write.")],
+    base: Annotated[Path | None, typer.Option(help="Store the difference to this file, which unpack then needs.")] = None,
+    quality: Annotated[
+        float | None, typer.Option(help="Lossy: signal-to-noise ratio of each tensor in dB (30 is coarse, 50 is fine).")
+    ] = None,
+    weights_only: Annotated[bool, typer.Option("--weights-only", help="Leave out the graph of a .onnx file.")] = False,
+    effort: Annotated[str, typer.Option(help="best (smallest) or fast.")] = "best",
+    as_json: options.Json = False,
+) -> None:
+    """Put weights into one small archive; exact unless --quality is given."""
+    from lissom.pack import pack as run
+
+    written = run(source, to, base=base, quality=quality, weights_only=weights_only, effort=effort)
+    before, after = source.stat().st_size, to.stat().st_size
+    if as_json:
+        print_json({"source": before, "archive": after, "ratio": before / after, "tensors": len(written)})
+    else:
+        out.print(f"{to}: {after:,} bytes, {before / after:.2f} times smaller than {source} ({before:,})", markup=False)
+
+
+@reported
+def unpack(
+    archive: Annotated[Path, typer.Argument(help="A .lissom file.")],
+    to: Annotated[Path, typer.Option("--out", "-o", help="A .safetensors or .onnx file to write.")],
+    base: Annotated[Path | None, typer.Option(help="The file that the archive was packed against.")] = None,
+) -> None:
+    """Give back the weights, or the model, that an archive holds."""
+    from lissom.pack import unpack as run
+
+    run(archive, to, base=base)
+    out.print(f"{to}: {to.stat().st_size:,} bytes", markup=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to ``app``."""
+    app.command(epilog="Example:  lissom pack model.safetensors -o model.lissom")(pack)
+    app.command(epilog="Example:  lissom unpack model.lissom -o back.safetensors")(unpack)

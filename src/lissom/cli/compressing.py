@@ -1,0 +1,110 @@
+"""compress and demo: a network and a limit in, files and evidence out."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lissom.cli import options
+from lissom.cli.console import out, print_json, progress_for, reported, table
+
+if TYPE_CHECKING:
+    from lissom.report.record import Record
+
+__all__ = ["register"]
+
+EXAMPLES = """Examples:
+
+  lissom compress model.onnx --data val.npz --max-drop 1% --out small/
+
+  lissom compress examples.lenet:lenet5 --weights demo/lenet5.safetensors --data demo/digits.npz --max-drop 0.5% --out small/
+
+  lissom compress model.onnx --data photos/ --preprocess imagenet --goal latency --max-drop 1% --out fast/
+
+  lissom compress model.onnx --data val.npz --recipe small/recipe.yaml --out again/"""
+
+
+@reported
+def compress(
+    model: options.Model,
+    data: options.Data,
+    to: Annotated[Path, typer.Option("--out", "-o", help="Folder for the result; an interrupted run resumes there.")],
+    weights: options.Weights = None,
+    max_drop: Annotated[str | None, typer.Option(help="What the metric may lose: 1%, 0.5%.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Size of the file that ships: 2MB, 300kB.")] = None,
+    max_latency: Annotated[str | None, typer.Option(help="Time of one call with one sample, one thread: 5ms.")] = None,
+    max_time: Annotated[str | None, typer.Option(help="Time for the search: 20min. The best so far is the result.")] = None,
+    goal: Annotated[str, typer.Option(help="What to minimise within the limits: size or latency.")] = "size",
+    ship: Annotated[str | None, typer.Option(help="The file that counts: archive, onnx or weights.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe.yaml to follow, in place of a search.")] = None,
+    preprocess: options.PreprocessName = None,
+    shapes: options.Input = None,
+    task: options.Task = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Replace what stands in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a network small (or fast) within limits, and write files, recipe, figures and a report."""
+    from lissom.compress import compress as run
+    from lissom.compress import plan, raise_if_short
+    from lissom.networks import open_network
+    from lissom.search.limits import parse_bytes, parse_drop, parse_seconds
+
+    arguments: dict[str, Any] = {
+        "max_drop": None if max_drop is None else parse_drop(max_drop),
+        "max_size": None if max_size is None else parse_bytes(max_size),
+        "max_latency": None if max_latency is None else parse_seconds(max_latency, "--max-latency"),
+        "max_time": None if max_time is None else parse_seconds(max_time, "--max-time"),
+        "recipe": recipe, "goal": goal, "ship": ship, "task": task, "seed": seed, "device": device, "force": force, "out": to,
+        "command": shlex.join(["lissom", *sys.argv[1:]]),
+    }  # fmt: skip
+    network = open_network(model, weights=weights, preprocess=preprocess, input_shapes=shapes, data=data)
+    if dry_run:
+        _print_plan(plan(network, data, **arguments), as_json=as_json)
+        return
+    with progress_for(quiet=quiet or as_json) as progress:
+        result = run(network, data, progress=progress, **arguments)
+    if as_json:
+        print_json(result.record.to_dict())
+    else:
+        _summary(result.record, to)
+    raise_if_short(result)
+
+
+def _summary(record: Record, folder: Path) -> None:
+    from lissom.report.wording import summary_rows
+
+    table(f"{record.model} → {folder}", ("", "before", "after", ""), summary_rows(record))
+    for note in record.notes:
+        out.print(f"note: {note}", markup=False)
+    out.print(f"The whole story: {folder / 'report.html'}", markup=False)
+
+
+def _print_plan(lines: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        print_json(lines)
+        return
+    table("What would be done", ("", ""), list(lines.items()))
+
+
+@reported
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where the demo's files go.")] = Path("demo"),
+) -> None:
+    """Train a small network on real digits, compress it, and say what it won (needs lissom\\[demo])."""
+    from lissom.cli.demo import run_demo
+
+    run_demo(folder)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to ``app``."""
+    app.command(epilog=EXAMPLES)(compress)
+    app.command()(demo)

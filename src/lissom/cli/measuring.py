@@ -1,0 +1,69 @@
+"""evaluate and bench: figures of files as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lissom.cli import options
+from lissom.cli.console import print_json, progress_for, reported, table
+
+__all__ = ["register"]
+
+
+@reported
+def evaluate(
+    model: options.Model,
+    data: options.Data,
+    weights: options.Weights = None,
+    original: Annotated[str | None, typer.Option(help="The network that agreement is measured against, where there are no labels.")] = None,
+    preprocess: options.PreprocessName = None,
+    shapes: options.Input = None,
+    task: options.Task = None,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Measure the metric of a file on the test split, in the runtime that runs it."""
+    from lissom.evaluate import evaluate as run
+    from lissom.networks import open_network
+
+    network = open_network(model, weights=weights, preprocess=preprocess, input_shapes=shapes, data=data)
+    reference = None if original is None else open_network(original, preprocess=preprocess, data=data)
+    measured = run(network, data, original=reference, task=task, seed=seed)
+    if as_json:
+        print_json(measured)
+    else:
+        table(str(model), ("", ""), [(name, value) for name, value in measured.items()])
+
+
+@reported
+def bench(
+    files: Annotated[list[Path], typer.Argument(help="Files to compare; the first is what the others are measured against.")],
+    data: Annotated[str | None, typer.Option("--data", help="Real samples to run on; random ones otherwise.")] = None,
+    runtime: Annotated[list[str] | None, typer.Option(help="onnxruntime, openvino or torch; several may be given.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+    calls: Annotated[int, typer.Option(help="Calls of each file that are timed.")] = 200,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Time files side by side, in turns, in one run."""
+    from lissom.measure.latency import bench as run
+
+    with progress_for(quiet=quiet or as_json) as progress:
+        rows = run(files, data=data, runtimes=tuple(runtime or ("onnxruntime",)), threads=threads, calls=calls, progress=progress)
+    if as_json:
+        print_json(rows)
+        return
+    shown = [
+        (row["file"], row["runtime"], f"{row['bytes']:,}", f"{row['p10_ms']:.3f}", f"{row['p50_ms']:.3f}", f"{row['ratio']:.2f}x")
+        for row in rows
+    ]
+    table(f"{threads} thread, {calls} calls each, in turns", ("file", "runtime", "bytes", "p10 ms", "median ms", "speed"), shown)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to ``app``."""
+    app.command(epilog="Example:  lissom evaluate small/model.lissom --data demo/digits.npz")(evaluate)
+    app.command(epilog="Example:  lissom bench model.onnx small/model.onnx --data val.npz")(bench)

@@ -1,0 +1,255 @@
+"""compress(): the whole job, from a network and a limit to files and the evidence."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lissom import edits
+from lissom.data import load_data
+from lissom.errors import LimitNotMet, LissomError
+from lissom.evidence import gather, versions
+from lissom.files import fingerprint, write_bytes
+from lissom.job import Job, OutOfTime, Progress, Silent, Step
+from lissom.measure.metrics import Metric, as_metric, default_metric
+from lissom.network import Network
+from lissom.networks import open_network
+from lissom.recipe import Recipe
+from lissom.result import Result
+from lissom.search.bisection import Candidate, Fixed, Search
+from lissom.search.limits import Goal, Limits, Ship
+from lissom.search.policy import DEFAULT_MAX_DROP, choose, first_candidates, knob, turn_further
+from lissom.search.trial import Outcome, Trials
+from lissom.search.workspace import Workspace, open_workspace
+from lissom.train.losses import default_loss
+
+__all__ = ["Options", "compress", "raise_if_short"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What decides how a job goes, beside its limits.
+
+    Args:
+        goal: What to minimise within the limits: ``"size"`` or ``"latency"``.
+        ship: The file that counts: ``"archive"`` (the default for size), ``"onnx"`` (for latency) or ``"weights"``.
+        recipe: What to do; None lets the job find out.
+        seed: Decides every random choice.
+        device: Where training runs.
+        force: Replace what stands in the output folder.
+        command: What makes this result again, for the report.
+    """
+
+    goal: Goal = "size"
+    ship: Ship | None = None
+    recipe: Recipe | None = None
+    seed: int = 0
+    device: str = "cpu"
+    force: bool = False
+    command: str = ""
+
+    @property
+    def shipped(self) -> Ship:
+        """The file that counts."""
+        return self.ship or ("archive" if self.goal == "size" else "onnx")
+
+
+def compress(
+    network: Network | nn.Module | str,
+    data: Any,
+    *,
+    max_drop: float | None = None,
+    max_size: float | None = None,
+    max_latency: float | None = None,
+    max_time: float | None = None,
+    recipe: Recipe | Iterable[Step] | str | Path | None = None,
+    out: str | Path | None = None,
+    metric: Metric | Callable[..., Any] | None = None,
+    loss: Callable[..., Any] | None = None,
+    train: Callable[..., Any] | None = None,
+    task: str | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Result:
+    """The smallest or fastest network that still does its job, as files that run, with the evidence.
+
+    Args:
+        network: A :class:`~lissom.Network`, an ``nn.Module`` (its example inputs come from the data), or what the command
+            takes: a file, or ``module:callable``.
+        data: Anything that :func:`lissom.data.load_data` takes: arrays, a ``.npz`` file, a folder of images, a Dataset.
+        max_drop: Limit on what the metric may lose: 0.01 is one point. Without any limit, 0.01 is taken.
+        max_size: Limit in bytes on the file that ships.
+        max_latency: Limit in seconds for one sample in the target's runtime, one thread.
+        max_time: Seconds for the search; the best so far is the result.
+        recipe: What to do; None lets the job find out within the limits.
+        out: The folder for files, where an interrupted run resumes; None keeps them in a temporary folder until
+            :meth:`Result.save`.
+        metric: What decides, in place of accuracy, squared error or agreement.
+        loss: What training minimises: ``loss(outputs, targets)``.
+        train: A training loop, ``train(module, job)``, in place of lissom's.
+        task: ``"classify"`` says that unlabelled outputs are classes.
+        progress: Where progress is shown.
+        options: The fields of :class:`Options`: ``goal``, ``ship``, ``seed``, ``device``, ``force``.
+
+    Returns:
+        The result; ``result.record.limits`` says which limits are met.
+
+    Raises:
+        LissomError: see :mod:`lissom.errors`; a limit that is not met is no error here (the command's exit code 3).
+
+    Example:
+        >>> import lissom, numpy as np, torch
+        >>> network = lissom.Network(torch.nn.Linear(20, 4), (torch.zeros(2, 20),))
+        >>> x = np.random.default_rng(0).normal(size=(64, 20)).astype(np.float32)
+        >>> result = lissom.compress(network, x, recipe=[lissom.QuantizeWeights(bits=4)])
+        >>> result.record.bytes.weights_only < result.record.bytes.source
+        True
+    """
+    settings = Options(recipe=None if recipe is None else Recipe.of(recipe), **options)
+    limits = Limits(max_drop=max_drop, max_size=max_size, max_latency=max_latency, max_time=max_time)
+    if recipe is None and max_drop is max_size is max_latency is None:
+        limits = dataclasses.replace(limits, max_drop=DEFAULT_MAX_DROP)
+    opened = open_network(network, data=data)
+    samples = load_data(data, opened, seed=settings.seed, task=task)
+    job = Job(
+        data=samples,
+        loss=loss or default_loss(samples),
+        metric=default_metric(samples) if metric is None else as_metric(metric),
+        teacher=opened,
+        train=train,
+        seed=settings.seed,
+        device=settings.device,
+        progress=progress or Silent(),
+        deadline=None if max_time is None else time.monotonic() + max_time,
+    )
+    with ExitStack() as stack:
+        if out is None:
+            temporary = Path(tempfile.mkdtemp(prefix="lissom-"))
+            stack.callback(shutil.rmtree, temporary / ".lissom-job", ignore_errors=True)
+        folder = temporary if out is None else Path(out)
+        mark = _fingerprint(opened, job, limits, settings)
+        workspace = stack.enter_context(open_workspace(folder, mark, force=settings.force))
+        if workspace.finished:
+            job.progress.say(f"{folder} holds the finished result of this very job")
+            return Result.load(folder)
+        return _Compression(opened, job, limits, settings, workspace).run()
+
+
+def _fingerprint(network: Network, job: Job, limits: Limits, settings: Options) -> str:
+    """Of everything that the result depends on; the time limit is left out, so that a run may be given more."""
+    state = {name: fingerprint(tensor=tensor.cpu().numpy().tobytes()) for name, tensor in edits.state_dict(network.module).items()}
+    first = {
+        split.name: [len(split), *(fingerprint(tensor=tensor.numpy().tobytes()) for tensor in split.first(16)[0])]
+        for split in (job.data.train, job.data.validation, job.data.test)
+    }
+    return fingerprint(
+        state=state,
+        data=first,
+        limits=[limits.max_drop, limits.max_size, limits.max_latency],
+        goal=[settings.goal, settings.shipped, settings.seed, settings.device],
+        recipe=None if settings.recipe is None else settings.recipe.to_dict(),
+        task=[job.data.task, job.metric.name],
+        versions=versions(),
+        threads=torch.get_num_threads(),
+    )
+
+
+class _Compression:
+    """One job: tries candidates, chooses on validation, reports on test."""
+
+    def __init__(self, network: Network, job: Job, limits: Limits, settings: Options, workspace: Workspace) -> None:
+        self.network, self.job, self.limits, self.settings, self.workspace = network, job, limits, settings, workspace
+        timed = settings.goal == "latency" or limits.max_latency is not None
+        self.trials = Trials(network, job, settings.shipped, timed, workspace)
+        self.outcomes: list[tuple[Candidate, Outcome]] = []
+        self.started = time.monotonic()
+
+    def run(self) -> Result:
+        stopped_early = self._search()
+        chosen = self._chosen()
+        result = self._hand_over(chosen, stopped_early)
+        self.workspace.clean()
+        return result
+
+    def _search(self) -> bool:
+        """Try candidates until none is left or time is up; True where time was up."""
+        if self.settings.recipe is not None:
+            searches: tuple[Search, ...] = (Fixed((Candidate("recipe", self.settings.recipe),)),)
+        else:
+            searches = (first_candidates(self.settings.goal), knob(self.settings.goal, self.network, self.job.data))
+        try:
+            for search in searches:
+                while (candidate := search.ask()) is not None:
+                    search.tell(turn_further=self._try(candidate))
+        except OutOfTime:
+            if not self.outcomes:
+                raise
+            return True
+        return False
+
+    def _try(self, candidate: Candidate) -> bool:
+        outcome = self.trials.run(candidate)
+        self.outcomes.append((candidate, outcome))
+        self.job.progress.say(self._summary(outcome))
+        return turn_further(outcome, self.limits, self.settings.shipped)
+
+    def _summary(self, outcome: Outcome) -> str:
+        if outcome.refused_because:
+            return f"{outcome.name}: refused: {outcome.refused_because}"
+        size = outcome.shipped(self.settings.shipped)
+        over = ", ".join(outcome.excess(self.limits, self.settings.shipped))
+        speed = "" if outcome.latency is None else f", {outcome.latency * 1e3:.2f} ms"
+        return f"{outcome.name}: {self.job.metric.name} {outcome.metric:.4f}, {size:,} bytes{speed}{f' (exceeds {over})' if over else ''}"
+
+    def _chosen(self) -> Candidate:
+        best = choose([outcome for _, outcome in self.outcomes], self.limits, self.settings.goal, self.settings.shipped)
+        if best is None:
+            reasons = "; ".join(f"{outcome.name}: {outcome.refused_because}" for _, outcome in self.outcomes)
+            raise LissomError(f"no candidate gave a file that can be handed over: {reasons}")
+        return next(candidate for candidate, outcome in self.outcomes if outcome is best)
+
+    def _hand_over(self, chosen: Candidate, stopped_early: bool) -> Result:
+        """Put the chosen files in place, measure them on the test split, and write the evidence."""
+        made = self.trials.network_of(chosen)
+        if stopped_early:
+            made = made.noting("the time limit came before the search was done: this is the best so far")
+        folder = self.workspace.trial(chosen.name)
+        files = {name: folder / name for name in ("model.onnx", "model.lissom")}
+        record = gather(self.trials, chosen, made, [outcome for _, outcome in self.outcomes], self.limits, self.settings, self.started)
+        write_bytes(folder / "model.safetensors", _safetensors(made))
+        files["model.safetensors"] = folder / "model.safetensors"
+        return Result(record, made, files).save(self.workspace.out)
+
+
+def _safetensors(network: Network) -> bytes:
+    from safetensors.torch import save
+
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in edits.state_dict(network.module).items()}
+    return save(state)
+
+
+def raise_if_short(result: Result) -> None:
+    """Raise :class:`LimitNotMet` where the result exceeds a limit or is no smaller than what came in.
+
+    The files are there; the message says which limit failed, and by how much.
+    """
+    short = [limit for limit in result.record.limits if not limit.met]
+    if short:
+        told = "; ".join(f"{limit.name} is {limit.measured:.6g}, the limit {limit.limit:.6g}" for limit in short)
+        raise LimitNotMet(f"no candidate met every limit: {told}. The closest result was written")
+    shipped = {"archive": result.record.bytes.archive, "onnx": result.record.bytes.onnx, "weights": result.record.bytes.weights_only}
+    size = shipped[result.record.ship]
+    if result.record.goal == "size" and size is not None and size >= result.record.bytes.source:
+        raise LimitNotMet(f"the file is not smaller: {size:,} bytes, and {result.record.bytes.source:,} came in. It was written all the same")
+
+

@@ -1,0 +1,101 @@
+"""Policy: which candidates are worth trying for a goal, and which outcome wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lissom.data import Data
+from lissom.deploy import Deploy
+from lissom.network import Network
+from lissom.prune.schedule import PolynomialDecay
+from lissom.prune.weights import PruneWeights
+from lissom.quantize.weights import QuantizeWeights
+from lissom.recipe import Recipe
+from lissom.search.bisection import Bisection, Candidate, Fixed, Search
+from lissom.search.limits import Goal, Limits, Ship
+from lissom.search.trial import Outcome
+from lissom.share import ShareWeights
+from lissom.train.distill import Distill
+from lissom.train.finetune import Finetune
+
+__all__ = ["DEFAULT_MAX_DROP", "choose", "first_candidates", "knob", "turn_further"]
+
+DEFAULT_MAX_DROP = 0.01
+"""One point (or 1 %): what a user who gives no limit at all is taken to accept."""
+
+ROUNDS = 5
+TRAINING_SAMPLES = 48_000  # seen by one trial: small data gets more epochs, large data at least two
+SAME_SIZE = 0.10  # outcomes whose goal differs by less are told apart by divergence, where the data cannot decide
+
+
+def first_candidates(goal: Goal) -> Fixed:
+    """What is tried before any training: quick, and a result to fall back on."""
+    if goal == "latency":
+        return Fixed((
+            Candidate("float", Recipe()),
+            Candidate("int8 static", Recipe(deploy=Deploy(precision="int8"))),
+        ))  # fmt: skip
+    return Fixed((
+        Candidate("8-bit weights", Recipe((QuantizeWeights(bits=8),))),
+        Candidate("6-bit codebooks", Recipe((ShareWeights(bits=6),))),
+    ))  # fmt: skip
+
+
+def knob(goal: Goal, network: Network, data: Data) -> Search:
+    """The search that trains: sparsity and bits move together from mild to extreme."""
+    del network
+    if goal == "latency":
+        return Fixed(())
+    epochs = max(2, min(20, round(TRAINING_SAMPLES / max(len(data.train), 1))))
+    return Bisection(lambda strength: size_recipe(strength, epochs), rounds=ROUNDS)
+
+
+def size_recipe(strength: float, epochs: int) -> Recipe:
+    """Prune while training, share what is left, train the shared values: Deep Compression (arXiv:1510.00149) as one knob.
+
+    Strength 0 removes a third of the weights and shares 7 bits; strength 1 removes 99 % and shares 3 bits.
+    """
+    sparsity = 1 - 10 ** -(0.2 + 1.8 * strength)
+    decay = PolynomialDecay(initial=0.0, final=round(sparsity, 4), begin=0.0, end=0.7)
+    return Recipe((
+        Finetune(epochs=epochs, distill=Distill(), during=PruneWeights(schedule=decay)),
+        ShareWeights(bits=round(7 - 4 * strength)),
+        QuantizeWeights(bits=8, include=("*bias",)),
+        Finetune(epochs=max(1, epochs // 4), learning_rate=2e-4, distill=Distill()),
+    ))  # fmt: skip
+
+
+def turn_further(outcome: Outcome, limits: Limits, ship: Ship) -> bool:
+    """Whether there is room to compress more: within the drop where one is given, else until the size is met."""
+    if outcome.refused_because:
+        return False
+    if limits.max_drop is None:
+        return bool(outcome.excess(limits, ship))
+    return "max_drop" not in outcome.excess(limits, ship)
+
+
+def choose(outcomes: Sequence[Outcome], limits: Limits, goal: Goal, ship: Ship) -> Outcome | None:
+    """The outcome that wins: within every limit and best by the goal; else the one that exceeds its limits least.
+
+    With a size limit and no accuracy limit, the least drop within the size wins. Where the data is too small to tell
+    drops from the limit, outcomes within 10 % of the best by the goal are told apart by their mean divergence from
+    the original's outputs.
+    """
+    made = [outcome for outcome in outcomes if not outcome.refused_because]
+    if not made:
+        return None
+    within = [outcome for outcome in made if not outcome.excess(limits, ship)]
+    if not within:
+        return min(made, key=lambda outcome: max(outcome.excess(limits, ship).values()))
+
+    def cost(outcome: Outcome) -> float:
+        if goal == "latency":
+            return outcome.latency or float("inf")
+        if limits.max_drop is None and limits.max_size is not None:
+            return outcome.drop or 0.0
+        return float(outcome.shipped(ship) or float("inf"))
+
+    best = min(within, key=cost)
+    undecided = best.standard_error is None or best.standard_error > (limits.max_drop or 0.0) / 2
+    near = [outcome for outcome in within if cost(outcome) <= cost(best) * (1 + SAME_SIZE)]
+    return min(near, key=lambda outcome: outcome.divergence or 0.0) if undecided and cost(best) > 0 else best

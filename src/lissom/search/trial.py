@@ -1,0 +1,213 @@
+"""Trial: one candidate made into files, proved, and measured on the validation split; kept, so that a resumed run has it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pydantic
+import torch
+from torch import Tensor
+
+from lissom import edits
+from lissom.codec import encode
+from lissom.data import Split
+from lissom.deploy import Deployed, Parity, deploy, verify
+from lissom.errors import DeployFailed
+from lissom.files import write_bytes, write_text
+from lissom.job import Job, OutOfTime
+from lissom.measure.latency import Timing, compare
+from lissom.measure.metrics import Measured, Metric, divergence, scores_of
+from lissom.network import Network
+from lissom.recipe import Recipe
+from lissom.runtimes import open_runtime
+from lissom.search.bisection import Candidate
+from lissom.search.limits import Limits, Ship
+from lissom.search.workspace import Workspace
+
+__all__ = ["Outcome", "Trials", "score_file"]
+
+PARITY_INPUTS = 64
+BATCH = 64
+
+
+@pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one candidate came to, on the validation split.
+
+    Args:
+        name: The candidate's name.
+        metric: Of the file; None where no file could be made.
+        drop: What it lost.
+        standard_error: Paired, of the drop.
+        divergence: Mean divergence of its outputs from the original's.
+        onnx: Bytes of ``model.onnx``.
+        archive: Bytes of ``model.lissom``.
+        weights: Bytes of the weights-only archive.
+        latency: Seconds of one call of the file; None where latency plays no part.
+        latency_before: Seconds of one call of the original's file, measured in turns with it.
+        seconds: How long the trial took.
+        refused_because: Why no file could be made, or handed over.
+    """
+
+    name: str
+    metric: float | None = None
+    drop: float | None = None
+    standard_error: float | None = None
+    divergence: float | None = None
+    onnx: int | None = None
+    archive: int | None = None
+    weights: int | None = None
+    latency: float | None = None
+    latency_before: float | None = None
+    seconds: float = 0.0
+    refused_because: str = ""
+
+    def shipped(self, ship: Ship) -> int | None:
+        """Bytes of the file that ships."""
+        return {"archive": self.archive, "onnx": self.onnx, "weights": self.weights}[ship]
+
+    def excess(self, limits: Limits, ship: Ship) -> dict[str, float]:
+        """The limits that are exceeded, and by what share of the limit; empty where all are met."""
+        pairs = {
+            "max_drop": (self.drop, limits.max_drop),
+            "max_size": (self.shipped(ship), limits.max_size),
+            "max_latency": (self.latency, limits.max_latency),
+        }
+        over = {}
+        for name, (measured, limit) in pairs.items():
+            if limit is not None and measured is not None and measured > limit:
+                over[name] = (measured - limit) / max(limit, 1e-9)
+        return over
+
+
+@dataclass
+class Trials:
+    """Runs candidates, each once: a trial that is finished in the workspace is read back, not run again.
+
+    Args:
+        network: The network that the user brought.
+        job: What steps share.
+        ship: Which file counts.
+        timed: Whether latency is measured.
+        workspace: Where trials keep their files.
+        keep_last: The network of the last candidate that ran in this process, by name.
+    """
+
+    network: Network
+    job: Job
+    ship: Ship
+    timed: bool
+    workspace: Workspace
+
+    def __post_init__(self) -> None:
+        self._made: tuple[str, Network] | None = None
+
+    @cached_property
+    def reference(self) -> list[tuple[Tensor, ...]]:
+        """The original's outputs on the validation split, batch by batch."""
+        return [self.network.outputs(*inputs) for inputs, _ in self.job.data.validation.batches(BATCH)]
+
+    @cached_property
+    def before(self) -> Measured:
+        """The original's metric on the validation split."""
+        return self.score_original(self.job.data.validation, self.reference)
+
+    @cached_property
+    def original_file(self) -> Path:
+        """The original, exported as it is: what latency is compared with."""
+        path = self.workspace.trial("original") / "model.onnx"
+        if not path.exists():
+            deploy(self.network).save(path)
+        return path
+
+    def run(self, candidate: Candidate) -> Outcome:
+        """Make, prove and measure a candidate; a failure of this one candidate is its outcome, not the end of the job."""
+        folder = self.workspace.trial(candidate.name)
+        known = folder / "trial.json"
+        if known.exists():
+            return pydantic.TypeAdapter(Outcome).validate_json(known.read_bytes())
+        started = time.monotonic()
+        try:
+            outcome = self._measure(candidate, folder)
+        except OutOfTime:
+            raise
+        except DeployFailed as error:
+            outcome = Outcome(name=candidate.name, refused_because=str(error))
+        outcome = dataclasses.replace(outcome, seconds=time.monotonic() - started)
+        write_text(known, pydantic.TypeAdapter(Outcome).dump_json(outcome, indent=2).decode())
+        return outcome
+
+    def network_of(self, candidate: Candidate) -> Network:
+        """The candidate's network: as it was just made, or made again from its checkpoints."""
+        if self._made is None or self._made[0] != candidate.name:
+            job = dataclasses.replace(self.job, checkpoints=self.workspace.trial(candidate.name), deadline=None)
+            self._made = (candidate.name, candidate.recipe.apply(self.network, job))
+        return self._made[1]
+
+    def _measure(self, candidate: Candidate, folder: Path) -> Outcome:
+        self._made = None
+        made = candidate.recipe.apply(self.network, dataclasses.replace(self.job, checkpoints=folder))
+        self._made = (candidate.name, made)
+        deployed = self.deploy(made, candidate.recipe)
+        deployed.save(folder / "model.onnx")
+        write_bytes(folder / "model.lissom", deployed.archive("best"))
+        weights = encode(edits.tensors(made.module), effort="best")
+        self.prove(deployed, made)
+        measured, distance = self.score(folder / "model.onnx", self.job.data.validation, self.reference)
+        drop = self.before.drop_to(measured)
+        timing = self.time(folder / "model.onnx") if self.timed else None
+        return Outcome(
+            name=candidate.name,
+            metric=measured.value,
+            drop=drop.value,
+            standard_error=drop.standard_error if np.isfinite(drop.standard_error) else None,
+            divergence=distance,
+            onnx=(folder / "model.onnx").stat().st_size,
+            archive=(folder / "model.lissom").stat().st_size,
+            weights=len(weights),
+            latency=timing and timing.after.p10,
+            latency_before=timing and timing.before.p10,
+        )
+
+    def deploy(self, made: Network, recipe: Recipe) -> Deployed:
+        """The file of a network, calibrated on the calibration split."""
+        calibration = [inputs for inputs, _ in self.job.data.calibration.batches(BATCH)]
+        return deploy(made, recipe.deploy, calibration)
+
+    def prove(self, deployed: Deployed, made: Network) -> Parity:
+        """Compare the file with the network on real inputs; a file that answers differently is not handed over."""
+        inputs, _ = self.job.data.calibration.first(PARITY_INPUTS)
+        return verify(deployed, made, inputs)
+
+    def score(self, file: Path, split: Split, reference: list[tuple[Tensor, ...]]) -> tuple[Measured, float]:
+        """Metric and mean divergence of a file on a split."""
+        return score_file(file, split, self.job.metric, reference, self.job.data.task)
+
+    def score_original(self, split: Split, reference: list[tuple[Tensor, ...]]) -> Measured:
+        """The original's metric on a split, from its outputs there."""
+        targets = reference if self.job.metric.against_original else [expected for _, expected in split.batches(BATCH)]
+        return scores_of(reference, targets, self.job.metric, split.name)
+
+    def time(self, file: Path) -> Timing:
+        """The file's latency beside the original's, in turns, on one sample."""
+        inputs, _ = self.job.data.calibration.first(1)
+        return compare(self.original_file, file, tuple(tensor.numpy() for tensor in inputs))
+
+
+def score_file(
+    file: Path, split: Split, metric: Metric, reference: list[tuple[Tensor, ...]], task: str
+) -> tuple[Measured, float]:
+    """The metric of a file in its runtime, and the mean divergence of its outputs from the original's, on one split."""
+    run = open_runtime(file)
+    outputs = [
+        tuple(torch.from_numpy(np.asarray(array)) for array in run(*(tensor.numpy() for tensor in inputs)))
+        for inputs, _ in split.batches(BATCH)
+    ]
+    distances = [divergence(ours, theirs, task) for ours, theirs in zip(outputs, reference, strict=True)]
+    targets = reference if metric.against_original else [expected for _, expected in split.batches(BATCH)]
+    return scores_of(outputs, targets, metric, split.name), float(torch.cat(distances).mean())
