@@ -1,0 +1,1 @@
+"""The captured graph: axes, coupled groups, slicing, cost."""
