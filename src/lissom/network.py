@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from lissom.errors import DataRefused, ModelRefused, UsageError
 
-__all__ = ["Network", "Preprocess", "Slice", "Source", "flatten_outputs"]
+__all__ = ["Network", "Preprocess", "Slice", "Source", "flatten_outputs", "forward_names"]
 
 CHANNELS = (1, 3, 4)
 
@@ -248,11 +248,22 @@ def _some(names: list[str]) -> str:
 
 
 def _input_names(module: nn.Module, count: int) -> tuple[str, ...]:
-    positional = [
-        parameter.name
-        for parameter in inspect.signature(module.forward).parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
+    positional = _positional(module)
     if len(positional) < count:
         return tuple(f"input_{index}" for index in range(count)) if count > 1 else ("input",)
-    return tuple(positional[:count])
+    return tuple(parameter.name for parameter in positional[:count])
+
+
+def forward_names(module: nn.Module) -> tuple[str, ...]:
+    """The names of the inputs that ``module.forward`` cannot do without; ``("input",)`` where it names none.
+
+    >>> forward_names(nn.Linear(3, 2))
+    ('input',)
+    """
+    needed = tuple(parameter.name for parameter in _positional(module) if parameter.default is parameter.empty)
+    return needed or ("input",)
+
+
+def _positional(module: nn.Module) -> list[inspect.Parameter]:
+    parameters = inspect.signature(module.forward).parameters.values()
+    return [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
