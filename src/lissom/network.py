@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from lissom.errors import DataRefused, ModelRefused, UsageError
 
-__all__ = ["Network", "Preprocess", "Slice", "Source", "flatten_outputs", "forward_names"]
+__all__ = ["Bypass", "Network", "Preprocess", "Resize", "Slice", "Source", "StructureEdit", "flatten_outputs", "forward_names"]
 
 CHANNELS = (1, 3, 4)
 
@@ -132,6 +132,27 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Resize:
+    """A size that the module's own code reads from one of its attributes, after slices."""
+
+    module: str
+    attribute: str
+    value: int
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """A block that was removed: its input passes; ``wrapped`` where it answered with a tuple."""
+
+    module: str
+    wrapped: bool = False
+
+
+StructureEdit = Slice | Resize | Bypass
+"""One edit of a network's shape; :func:`lissom.graph.structure.apply_structure` applies it to a module."""
+
+
+@dataclass(frozen=True)
 class Network:
     """A trained ``nn.Module`` in eval mode, with example inputs and the names that files need.
 
@@ -165,7 +186,7 @@ class Network:
     dynamic_axes: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     preprocess: Preprocess | None = None
     source: Source = Source()
-    slices: tuple[Slice, ...] = ()
+    slices: tuple[StructureEdit, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

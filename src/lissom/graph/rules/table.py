@@ -147,7 +147,7 @@ def operator_name(target: Any) -> str:
     schema = getattr(target, "_schema", None)
     if schema is None:
         return str(getattr(target, "__name__", target))
-    name = schema.name.partition("::")[2]
+    name = str(schema.name).partition("::")[2]
     return PLAIN_NAMES.get(name, name[:-1] if name.endswith("_") and not name.endswith("__") else name)
 
 

@@ -1,0 +1,251 @@
+"""Slicing: take positions out of a copy of a network, and prove that it computes what zeroing them would."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lissom import edits
+from lissom.graph.axes import Atom, atoms, kept
+from lissom.graph.capture import Graph
+from lissom.graph.groups import Group
+from lissom.graph.structure import apply_structure
+from lissom.network import Network, Resize, Slice, StructureEdit, flatten_outputs
+
+__all__ = ["Removal", "remove"]
+
+Keep = Mapping[Group, npt.NDArray[np.bool_]]
+"""For some groups, which indices stay."""
+
+TOLERANCE = 1e-4
+"""Largest ``max|sliced - masked| / max|masked|`` of an output that counts as float parity."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What came of a removal.
+
+    Args:
+        network: The sliced network; the one given where nothing could be removed.
+        removed: The groups that lost positions.
+        refused: For each group that was left alone, why.
+    """
+
+    network: Network
+    removed: tuple[Group, ...]
+    refused: Mapping[str, str]
+
+
+def remove(network: Network, graph: Graph, keep: Keep) -> Removal:
+    """Take positions out of a copy of ``network``, as far as that can be proved.
+
+    The sliced network must give what the network gives with the removed positions of all parameters at zero, on random
+    inputs, to float precision. Sizes that the network's own code states are looked for among the attributes of the module
+    that states them. Groups whose removal cannot be proved are left alone, each named with the reason; the others go.
+
+    Args:
+        network: Left as it was.
+        graph: Its graph, from :func:`lissom.graph.capture.capture`.
+        keep: For each group to prune, the indices that stay: bool [group.size], at least one True.
+
+    Example:
+        >>> from lissom.graph.capture import capture
+        >>> from lissom.graph.groups import groups
+        >>> network = Network(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), (torch.zeros(2, 3),))
+        >>> graph = capture(network)
+        >>> removal = remove(network, graph, {groups(graph)[0]: np.array([True, False, True, False])})
+        >>> removal.network.module[2].weight.shape, removal.network.slices[0]
+        (torch.Size([2, 2]), Slice(tensor='0.weight', axis=0, kept=(0, 2)))
+    """
+    wanted = {group: mask for group, mask in keep.items() if not mask.all()}
+    prover = _Prover(network, graph, wanted)
+    accepted = prover.provable(list(wanted))
+    if not accepted.groups:
+        return Removal(network, (), prover.refused)
+    structure = prover.structure(accepted)
+    sliced = edits.copy(network, slices=(*network.slices, *structure))
+    apply_structure(sliced.module, structure)
+    return Removal(sliced, tuple(accepted.groups), prover.refused)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Groups to remove together, and the attributes that must not follow although they hold a size of theirs."""
+
+    groups: tuple[Group, ...] = ()
+    left_alone: frozenset[tuple[str, str]] = frozenset()
+
+    def with_(self, other: _Plan) -> _Plan:
+        return _Plan(self.groups + other.groups, self.left_alone | other.left_alone)
+
+
+class _Prover:
+    """Finds the largest plan that holds, by halving: many groups are proved by one trial where all is well."""
+
+    def __init__(self, network: Network, graph: Graph, keep: Keep) -> None:
+        self.network, self.graph, self.keep = network, graph, keep
+        self.refused: dict[str, str] = {}
+        self.inputs = _random_inputs(network.example_inputs)
+        self.plain = edits.bake(edits.copy_module(network.module)).eval()
+        if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in self.plain.parameters()):
+            self.plain, self.inputs = self.plain.float(), tuple(_full_precision(tensor) for tensor in self.inputs)
+
+    def provable(self, groups: Sequence[Group]) -> _Plan:
+        """The plan that holds for as many of ``groups`` as can be."""
+        if not groups:
+            return _Plan()
+        whole = _Plan(tuple(groups))
+        failure = self.failure(whole)
+        if failure is None:
+            return whole
+        if len(groups) == 1:
+            return self._alone(groups[0], failure)
+        half = len(groups) // 2
+        first, second = self.provable(groups[:half]), self.provable(groups[half:])
+        if not first.groups or not second.groups:
+            return first.with_(second)
+        both = first.with_(second)
+        return both if self.failure(both) is None else self._one_by_one(first, second)
+
+    def _alone(self, group: Group, failure: str) -> _Plan:
+        """One group, with fewer and fewer of the attributes that hold one of its sizes by accident, perhaps."""
+        named = [(edit.module, edit.attribute) for edit in self._resizes(_Plan((group,)))]
+        subsets = [frozenset(named)] if named else []
+        subsets += [frozenset(left) for count in (1, 2) for left in itertools.combinations(named, count) if count < len(named)]
+        for left_alone in subsets[:MOST_TRIALS]:
+            plan = _Plan((group,), left_alone)
+            if self.failure(plan) is None:
+                return plan
+        self.refused[group.name] = failure
+        return _Plan()
+
+    def _one_by_one(self, first: _Plan, second: _Plan) -> _Plan:
+        plan = first
+        for group in second.groups:
+            wider = plan.with_(_Plan((group,), second.left_alone))
+            failure = self.failure(wider)
+            if failure is None:
+                plan = wider
+            else:
+                self.refused[group.name] = f"together with others: {failure}"
+        return plan
+
+    def structure(self, plan: _Plan) -> tuple[StructureEdit, ...]:
+        """The slices of every tensor, and the attributes that follow."""
+        keep = self._by_atom(plan)
+        slices: list[StructureEdit] = []
+        for tensor, axes in self.graph.tensors.items():
+            for place, axis in enumerate(axes):
+                if any(atom in keep for atom in atoms(axis)):
+                    slices.append(Slice(tensor, place, tuple(int(at) for at in np.flatnonzero(kept(axis, keep)))))
+        return (*slices, *self._resizes(plan))
+
+    def _by_atom(self, plan: _Plan) -> dict[Atom, npt.NDArray[np.bool_]]:
+        return {group.atom: self.keep[group] for group in plan.groups}
+
+    def _resizes(self, plan: _Plan) -> list[Resize]:
+        """Attributes of the modules that state a size which changes, nearest module first; contradictions are dropped."""
+        keep = self._by_atom(plan)
+        found: dict[tuple[str, str], set[int]] = {}
+        for written in self.graph.written:
+            if any(atom in keep for atom in atoms(written.axis)):
+                after = int(kept(written.axis, keep).sum())
+                for key in _holders(self.plain, written.module, written.value):
+                    found.setdefault(key, set()).add(after)
+        return [
+            Resize(module, attribute, values.pop())
+            for (module, attribute), values in found.items()
+            if len(values) == 1 and (module, attribute) not in plan.left_alone
+        ]
+
+    def failure(self, plan: _Plan) -> str | None:
+        """Why the plan does not hold; None where the sliced network equals the masked one."""
+        structure = self.structure(plan)
+        reference = self._run(_masked(self.plain, structure, self.graph.trainable))
+        if isinstance(reference, str):
+            return f"with its positions at zero, the network does not run: {reference}"
+        answer = self._run(_sliced(self.plain, structure))
+        if isinstance(answer, str):
+            return f"without its positions, the network does not run: {answer}"
+        return _difference(answer, reference)
+
+    def _run(self, module: nn.Module | str) -> tuple[Tensor, ...] | str:
+        if isinstance(module, str):
+            return module
+        try:
+            with torch.no_grad():
+                return flatten_outputs(module(*self.inputs))
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError, AttributeError) as error:
+            return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+MOST_TRIALS = 12
+"""How many choices of attributes are tried for one group before it is refused."""
+
+
+def _holders(module: nn.Module, path: str, value: int) -> list[tuple[str, str]]:
+    """Where the number ``value`` may have been read: integer attributes of the module ``path``, or else of one around it."""
+    while True:
+        owner = module.get_submodule(path)
+        found = [name for name, held in vars(owner).items() if type(held) is int and held == value and not name.startswith("_")]
+        if found or not path:
+            return [(path, name) for name in found]
+        path = path.rpartition(".")[0]
+
+
+def _masked(plain: nn.Module, structure: Iterable[StructureEdit], trainable: frozenset[str]) -> nn.Module:
+    module = edits.copy_module(plain)
+    with torch.no_grad():
+        for edit in structure:
+            if isinstance(edit, Slice) and edit.tensor in trainable:
+                tensor = edits.latent(module, edit.tensor)
+                gone = torch.ones(tensor.shape[edit.axis], dtype=torch.bool)
+                gone[list(edit.kept)] = False
+                tensor.index_fill_(edit.axis, torch.nonzero(gone).flatten().to(tensor.device), 0)
+    return module
+
+
+def _sliced(plain: nn.Module, structure: Iterable[StructureEdit]) -> nn.Module:
+    return apply_structure(edits.copy_module(plain), structure)
+
+
+def _difference(answer: Sequence[Tensor], reference: Sequence[Tensor]) -> str | None:
+    if len(answer) != len(reference):
+        return f"the sliced network gives {len(answer)} outputs, the masked one {len(reference)}"
+    for number, (got, want) in enumerate(zip(answer, reference, strict=True)):
+        if got.shape != want.shape:
+            return f"output {number} has shape {list(got.shape)} sliced and {list(want.shape)} masked"
+        if got.numel() == 0:
+            continue
+        error = float((got.double() - want.double()).abs().max())
+        largest = float(want.double().abs().max())
+        if not error <= TOLERANCE * max(largest, torch.finfo(torch.float32).tiny):
+            share = error / (largest or 1)
+            return f"output {number} of the sliced network differs from the masked one's by {share:.1e} of its maximum"
+    return None
+
+
+def _random_inputs(examples: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Inputs of the examples' shapes and kinds: normal where they are floats, the same values in another order elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for example in examples:
+        plain = example.detach().cpu()
+        if plain.is_floating_point():
+            spread = float(plain.float().std()) if plain.numel() > 1 else 0.0
+            noise = torch.randn(plain.shape, generator=generator) * (spread or 1.0) + plain.float().mean()
+            found.append(noise.to(example.dtype).to(example.device))
+        else:
+            order = torch.randperm(plain.numel(), generator=generator)
+            found.append(plain.flatten()[order].reshape(plain.shape).to(example.device))
+    return tuple(found)
+
+
+def _full_precision(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
