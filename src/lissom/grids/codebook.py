@@ -21,7 +21,7 @@ class Codebook(Grid):
     so any training loop trains the centroids.
 
     Args:
-        table: float32 [entries], at most 2^16.
+        table: float32 [entries], at most 2^16. A parameter is kept as it is, so that several codebooks can share one.
         indices: int of the weight's shape: the entry of each weight.
 
     Example:
@@ -38,7 +38,7 @@ class Codebook(Grid):
         super().__init__()
         if not 1 <= table.numel() <= 2**16:
             raise UsageError(f"a codebook of {table.numel()} entries; it must have 1 to 65,536")
-        self.table = nn.Parameter(table.detach().to(torch.float32).clone())
+        self.table = table if isinstance(table, nn.Parameter) else nn.Parameter(table.detach().to(torch.float32).clone())
         self.register_buffer("indices", indices.to(torch.int32))
 
     def levels(self, weight: Tensor) -> Tensor:  # noqa: ARG002 - the levels of a codebook are its state
