@@ -91,7 +91,9 @@ def shared(path: str) -> Path:
 def cpu() -> str:
     """The CPU's model name and the instruction sets that matter for integer arithmetic."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    name = next((line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), platform.processor())
+    name = next(
+        (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), platform.processor()
+    )
     flags = next((set(line.partition(":")[2].split()) for line in text.splitlines() if line.startswith("flags")), set())
     sets = [flag for flag in ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8") if flag in flags]
     return f"{name} ({' '.join(sets)})"

@@ -1,7 +1,7 @@
 """[startup]: how long ``lissom --help`` and ``make demo`` take, as whole processes.
 
-    python bench/startup.py            # about two minutes
-    python bench/startup.py --quick    # help only
+python bench/startup.py            # about two minutes
+python bench/startup.py --quick    # help only
 """
 
 from __future__ import annotations
