@@ -10,7 +10,7 @@ import yaml
 from lissom.report.headline import SHIPPED
 from lissom.report.markup import Child, Markup, tag
 from lissom.report.record import Record
-from lissom.report.wording import byte_text, ms_text, percent_text, seconds_text, spread_text, times_text
+from lissom.report.wording import byte_text, capitalised, ms_text, percent_text, seconds_text, spread_text, times_text
 
 __all__ = ["measured", "notes", "recipe", "recipe_yaml"]
 
@@ -57,7 +57,7 @@ def recipe(record: Record) -> Markup:
 def measured(record: Record) -> Markup:
     """How each figure was measured, and on what."""
     entries: list[tuple[str, Child]] = [
-        (record.metric.name, _metric_words(record)),
+        (capitalised(record.metric.name), _metric_words(record)),
         ("Size", _size_words(record)),
         ("Latency", _latency_table(record)),
         ("Parity", _parity_table(record)),
@@ -71,7 +71,7 @@ def measured(record: Record) -> Markup:
 
 def _metric_words(record: Record) -> str:
     metric = record.metric
-    words = f"On the {metric.split} split, {metric.n:,} samples, by running the file that ships. Nothing was chosen by these samples. "
+    words = f"On the {metric.split} split, {metric.n:,} samples, by running the file that ships. Nothing was chosen by them. "
     if metric.standard_error is None:
         return words + "The uncertainty of the drop is not known."
     spread = spread_text(metric.standard_error, metric.unit)
@@ -133,7 +133,9 @@ def _parity_table(record: Record) -> Child:
         for entry in record.parity
     ]
     head = ["Runtime", "Kind", "Largest relative difference", "Cosine", "Agreement", "Inputs"]
-    words = "The written file was run on real inputs and compared with the network that it was made from before it was handed over."
+    words = (
+        "The written file was run on real inputs and compared with the network that it was made from before it was handed over."
+    )
     return [tag("p", words), _table(head, rows)]
 
 
@@ -145,7 +147,7 @@ def _run_words(record: Record) -> str:
 
 
 def _facts(facts: Mapping[str, Any]) -> Markup | None:
-    rows = [[name.replace("_", " "), _plain(value)] for name, value in facts.items()]
+    rows = [[capitalised(name.replace("_", " ")), _plain(value)] for name, value in facts.items()]
     return _table([], rows, numeric=False) if rows else None
 
 

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lissom.report.markup import Markup, tag
+from lissom.report.markup import Child, Markup, tag
 from lissom.report.record import BeforeAfter, Limit, MetricFigures, Record
 from lissom.report.scales import Scale
-from lissom.report.wording import byte_text, change_text, count_text, ms_text, seconds_text, spread_text, times_text, value_text
+from lissom.report.wording import (
+    byte_text,
+    capitalised,
+    change_text,
+    count_text,
+    ms_text,
+    seconds_text,
+    spread_text,
+    times_text,
+    value_text,
+)
 
 __all__ = ["SHIPPED", "claim", "headline", "limit_words"]
 
@@ -51,8 +61,14 @@ def _cost(metric: MetricFigures) -> str:
     return f"{metric.name} {'up' if went_up else 'down'} by {size}"
 
 
-def _tile(label: str, figure: str, *details: Markup | None) -> Markup:
+def _tile(label: str, figure: Child, *details: Markup | None) -> Markup:
     return tag("section", tag("h2", label), tag("p", figure, class_="figure"), details, class_="tile")
+
+
+def _big(ratio: float, better: str, worse: str) -> list[Child]:
+    """A ratio as a large figure with its word beside it."""
+    figure, word = _compared(ratio, better, worse).split(" ")
+    return [figure, tag("small", f" {word}")]
 
 
 def _bars(before: float, after: float, text: Callable[[float], str]) -> Markup:
@@ -79,7 +95,7 @@ def _size_tile(record: Record) -> Markup | None:
     weights = "" if record.ratio is None else f"Weights alone: {times_text(record.ratio)}"
     return _tile(
         f"Size of {SHIPPED[record.ship]}",
-        times_text(ratio) if ratio >= 1 else f"{times_text(1 / ratio)} larger",
+        _big(ratio, "smaller", "larger"),
         _bars(record.bytes.source, after, byte_text),
         tag("p", weights, class_="fine") if weights else None,
     )
@@ -87,17 +103,14 @@ def _size_tile(record: Record) -> Markup | None:
 
 def _metric_tile(record: Record) -> Markup:
     metric = record.metric
-    spread = "" if metric.standard_error is None else f" ± {spread_text(metric.standard_error, metric.unit)}"
+    change = change_text(metric.drop, metric.unit, metric.higher_is_better, metric.standard_error)
     limit = next((limit.limit for limit in record.limits if limit.name == "max_drop"), None)
     return _tile(
-        f"{metric.name} on {metric.n:,} samples ({metric.split})",
+        f"{capitalised(metric.name)} on the {metric.split} split",
         value_text(metric.after, metric.unit),
-        tag(
-            "p",
-            tag("b", f"{change_text(metric.drop, metric.unit, metric.higher_is_better)}{spread}"),
-            f" from {value_text(metric.before, metric.unit)}",
-        ),
+        tag("p", tag("b", change), f" from {value_text(metric.before, metric.unit)}"),
         _interval(metric, limit),
+        tag("p", f"{metric.n:,} samples that chose nothing", class_="fine"),
         tag("p", "The data is too small to tell this drop from its limit.", class_="fine warning") if metric.undecided else None,
     )
 
@@ -120,7 +133,9 @@ def _interval(metric: MetricFigures, limit: float | None) -> Markup | None:
     ]
     if limit is not None:
         x = across.at(limit)
-        marks.append(tag("line", tag("title", f"limit {spread_text(limit, metric.unit)}"), x1=x, x2=x, y1=5, y2=27, class_="limit"))
+        marks.append(
+            tag("line", tag("title", f"limit {spread_text(limit, metric.unit)}"), x1=x, x2=x, y1=5, y2=27, class_="limit")
+        )
         marks.append(tag("text", "limit", x=min(x, 220), y=36, text_anchor="middle", class_="limit-label"))
     title = tag("title", "The drop, plus and minus one standard error, and its limit")
     return tag("svg", title, marks, viewBox="0 0 240 40", class_="interval", role="img")
@@ -133,7 +148,7 @@ def _latency_tile(record: Record) -> Markup | None:
     threads = f"{first.threads} thread{'s' if first.threads > 1 else ''}"
     return _tile(
         f"One call in {first.runtime}",
-        times_text(first.ratio) if first.ratio >= 1 else f"{times_text(1 / first.ratio)} slower",
+        _big(first.ratio, "faster", "slower"),
         _bars(first.before_ms.p10, first.after_ms.p10, ms_text),
         tag("p", f"{threads}, batch {first.batch}, {first.cpu}", class_="fine"),
     )
@@ -141,11 +156,11 @@ def _latency_tile(record: Record) -> Markup | None:
 
 def _work_tile(record: Record) -> Markup:
     counted = record.macs or record.parameters
-    other = "" if record.macs is None else f"Parameters: {_from_to(record.parameters)}"
+    other = "" if record.macs is None else f"For one sample. Parameters: {_from_to(record.parameters)}"
     same = counted.before == counted.after
     return _tile(
-        "Multiply-accumulates per sample" if record.macs else "Parameters",
-        "unchanged" if same else times_text(counted.before / max(counted.after, 1)) + " fewer",
+        "Multiply-accumulates" if record.macs else "Parameters",
+        "unchanged" if same else _big(counted.before / max(counted.after, 1), "fewer", "more"),
         _bars(counted.before, counted.after, count_text),
         tag("p", other, class_="fine") if other else None,
     )

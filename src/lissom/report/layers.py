@@ -67,7 +67,11 @@ COLUMNS = (
         lambda layer: max(layer.macs.before, layer.macs.after) or None if layer.macs else None,
     ),
     Column("Sparsity", _sparsity_cell, lambda layer: layer.sparsity or None),
-    Column("Bits", lambda layer, _most: "–" if layer.bits is None else f"{layer.bits:.2f}".rstrip("0").rstrip("."), lambda layer: layer.bits),
+    Column(
+        "Bits",
+        lambda layer, _most: "–" if layer.bits is None else f"{layer.bits:.1f}",
+        lambda layer: layer.bits,
+    ),
 )
 
 

@@ -33,7 +33,7 @@ class Scale:
 
         >>> scale = Scale.around([1.0, 100.0], 0, 100, may_log=True)
         >>> round(scale.at(10.0)), scale.ticks()
-        (50, [1.0, 10.0, 100.0])
+        (50, [1.0, 3.0, 10.0, 30.0, 100.0])
         """
         low, high = min(values), max(values)
         if may_log and low > 0 and high / low > 6:

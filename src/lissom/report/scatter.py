@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lissom.report.markup import Markup, tag
 from lissom.report.scales import Scale
+from lissom.report.wording import tick_text
 
 __all__ = ["Mark", "scatter"]
 
@@ -65,12 +66,12 @@ def scatter(
     *,
     description: str,
     x_label: str,
-    y_label: str,
     x_text: Callable[[float], str],
     y_text: Callable[[float], str],
     y_range: tuple[float, float] | None = None,
     x_limit: float | None = None,
     y_limit: float | None = None,
+    higher_is_better: bool = True,
 ) -> Markup:
     """The plot.
 
@@ -78,12 +79,12 @@ def scatter(
         marks: At least one.
         description: What a reader who cannot see the plot is told.
         x_label: What the horizontal axis shows.
-        y_label: What the vertical axis shows.
         x_text: How values of the horizontal axis are written.
         y_text: How values of the vertical axis are written.
         y_range: Values beyond it are drawn at the edge as triangles; None for all values.
         x_limit: The most that is allowed, drawn as a line.
         y_limit: The worst metric that is allowed, drawn as a line.
+        higher_is_better: Which side of ``y_limit`` is allowed.
     """
     across = Scale.around(
         [*(mark.x for mark in marks), *([] if x_limit is None else [x_limit])], LEFT + 8, WIDTH - RIGHT - 8, may_log=True
@@ -95,7 +96,8 @@ def scatter(
     return tag(
         "svg",
         tag("title", description),
-        _grid(across, up, x_label, y_label, x_text, y_text),
+        _allowed(across, up, x_limit, y_limit, higher_is_better),
+        _grid(across, up, x_label, x_text, y_text),
         _limit_lines(across, up, x_limit, y_limit),
         [_drawn(mark, across, up, y_range) for kind in SHAPES for mark in marks if mark.kind == kind],
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
@@ -104,22 +106,31 @@ def scatter(
     )
 
 
-def _grid(
-    across: Scale, up: Scale, x_label: str, y_label: str, x_text: Callable[[float], str], y_text: Callable[[float], str]
-) -> list[Markup]:
+def _grid(across: Scale, up: Scale, x_label: str, x_text: Callable[[float], str], y_text: Callable[[float], str]) -> list[Markup]:
     floor = HEIGHT - BOTTOM
     parts = [tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=floor, y2=floor, class_="axis")]
     for value in up.ticks():
         y = up.at(value)
         parts.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid"))
-        parts.append(tag("text", y_text(value), x=LEFT - 8, y=y + 4.5, text_anchor="end"))
+        parts.append(tag("text", tick_text(y_text(value)), x=LEFT - 8, y=y + 4.5, text_anchor="end"))
     for value in across.ticks(at_most=5):
         x = across.at(value)
         parts.append(tag("line", x1=x, x2=x, y1=floor, y2=floor + 5, class_="axis"))
-        parts.append(tag("text", x_text(value), x=x, y=floor + 20, text_anchor="middle"))
+        parts.append(tag("text", tick_text(x_text(value)), x=x, y=floor + 20, text_anchor="middle"))
     parts.append(tag("text", x_label, x=WIDTH - RIGHT, y=HEIGHT - 8, text_anchor="end", class_="label"))
-    parts.append(tag("text", y_label, x=LEFT + 8, y=TOP + 4, class_="label"))
     return parts
+
+
+def _allowed(across: Scale, up: Scale, x_limit: float | None, y_limit: float | None, higher_is_better: bool) -> Markup | None:
+    """The area within the limits, tinted."""
+    if x_limit is None and y_limit is None:
+        return None
+    right = WIDTH - RIGHT if x_limit is None else across.at(x_limit)
+    edge = None if y_limit is None else up.at(y_limit)
+    top = edge if edge is not None and not higher_is_better else TOP
+    bottom = edge if edge is not None and higher_is_better else HEIGHT - BOTTOM
+    title = tag("title", "within the limits")
+    return tag("rect", title, x=LEFT, y=top, width=right - LEFT, height=bottom - top, class_="allowed")
 
 
 def _limit_lines(across: Scale, up: Scale, x_limit: float | None, y_limit: float | None) -> list[Markup]:
@@ -127,7 +138,7 @@ def _limit_lines(across: Scale, up: Scale, x_limit: float | None, y_limit: float
     if x_limit is not None:
         x = across.at(x_limit)
         line = tag("line", tag("title", "the limit"), x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, class_="limit")
-        parts += [line, tag("text", "limit", x=x - 5, y=HEIGHT - BOTTOM - 8, text_anchor="end", class_="limit-label")]
+        parts += [line, tag("text", "limit", x=x + 6, y=HEIGHT - BOTTOM - 8, class_="limit-label")]
     if y_limit is not None:
         y = up.at(y_limit)
         line = tag("line", tag("title", "the limit"), x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="limit")

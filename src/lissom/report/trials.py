@@ -9,7 +9,7 @@ from lissom.report.headline import SHIPPED
 from lissom.report.markup import Markup, tag
 from lissom.report.record import Record, Trial
 from lissom.report.scatter import SHAPES, Mark, scatter
-from lissom.report.wording import byte_text, change_text, ms_text, seconds_text, value_text
+from lissom.report.wording import byte_text, capitalised, change_text, ms_text, seconds_text, value_text
 
 __all__ = ["MOST_TRIALS", "trials"]
 
@@ -124,21 +124,23 @@ def _plot(
         marks,
         description=f"{metric.name} against {cost} for {len(marks)} networks",
         x_label=x_label,
-        y_label=f"{metric.name} (validation)" + ("" if metric.higher_is_better else ", lower is better"),
         x_text=x_text,
         y_text=partial(value_text, unit=metric.unit) if metric.unit != "share" else lambda value: f"{value * 100:g} %",
         y_range=_readable_range(marks, original, y_limit),
         x_limit=x_limit,
         y_limit=y_limit,
+        higher_is_better=metric.higher_is_better,
     )
-    return tag("figure", tag("figcaption", f"{metric.name} against {cost}"), drawn)
+    aside = "on validation" if metric.higher_is_better else "on validation, lower is better"
+    caption = tag("figcaption", f"{capitalised(metric.name)} against {cost} ", tag("small", aside))
+    return tag("figure", caption, drawn)
 
 
 def _readable_range(marks: Sequence[Mark], original: float | None, y_limit: float | None) -> tuple[float, float] | None:
     """From the original to a few times the allowed drop: one ruined candidate must not flatten all the others."""
     if original is None or y_limit is None or original == y_limit:
         return None
-    reach = 3 * abs(original - y_limit)
+    reach = 2 * abs(original - y_limit)
     must_show = [original, y_limit, *(mark.y for mark in marks if mark.kind == "chosen")]
     return min(must_show) - reach, max(must_show) + reach
 
@@ -159,7 +161,7 @@ def _outcome(trial: Trial) -> str:
 
 def _table(record: Record, shown: Sequence[Trial]) -> Markup:
     unit, higher = record.metric.unit, record.metric.higher_is_better
-    head = ["Trial", "Recipe", record.metric.name, "Change", "Size", "Latency", "Took", "Outcome"]
+    head = ["Trial", "Recipe", capitalised(record.metric.name), "Change", "Size", "Latency", "Took", "Outcome"]
     numeric = {2, 3, 4, 5, 6}
     rows = []
     for trial in shown:

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 
-__all__ = ["byte_text", "change_text", "count_text", "ms_text", "percent_text", "seconds_text", "spread_text", "times_text", "value_text"]
+__all__ = [
+    "byte_text",
+    "capitalised",
+    "change_text",
+    "count_text",
+    "ms_text",
+    "percent_text",
+    "seconds_text",
+    "spread_text",
+    "tick_text",
+    "times_text",
+    "value_text",
+]
 
 SPACE = "\u00a0"
 """Between a number and its unit, so that no line breaks there."""
@@ -27,6 +40,15 @@ def _scaled(value: float, unit: str) -> str:
     return f"{number}{SPACE}{PREFIXES[power]}{unit}".rstrip()
 
 
+def capitalised(text: str) -> str:
+    """The text with a capital at its beginning and the rest as it is.
+
+    >>> capitalised("mean IoU")
+    'Mean IoU'
+    """
+    return text[:1].upper() + text[1:]
+
+
 def byte_text(count: float) -> str:
     """A size in decimal units.
 
@@ -46,11 +68,13 @@ def count_text(count: float) -> str:
 
 
 def ms_text(milliseconds: float) -> str:
-    """A time in milliseconds.
+    """A time given in milliseconds; in microseconds where it is under a tenth of one.
 
-    >>> ms_text(0.8234).replace(SPACE, " ")
-    '0.823 ms'
+    >>> ms_text(0.8234).replace(SPACE, " "), ms_text(0.01234).replace(SPACE, " ")
+    ('0.823 ms', '12.3 µs')
     """
+    if 0 < milliseconds < 0.1:
+        return f"{_significant(milliseconds * 1000)}{SPACE}µs"
     return f"{_significant(milliseconds)}{SPACE}ms"
 
 
@@ -108,13 +132,22 @@ def spread_text(drop: float, unit: str) -> str:
     return f"{abs(drop) * 100:.2f}{SPACE}{'points' if unit == 'share' else '%'}"
 
 
-def change_text(drop: float, unit: str, higher_is_better: bool = True) -> str:
+def change_text(drop: float, unit: str, higher_is_better: bool = True, error: float | None = None) -> str:
     """What happened to the metric, with its sign: a drop of an accuracy goes down, that of an error goes up.
 
-    >>> change_text(0.0013, "share").replace(SPACE, " "), change_text(0.021, "squared", False).replace(SPACE, " ")
-    ('−0.13 points', '+2.10 %')
+    >>> change_text(0.0013, "share", error=0.0011).replace(SPACE, " "), change_text(0.021, "squared", False).replace(SPACE, " ")
+    ('−0.13 ± 0.11 points', '+2.10 %')
     """
-    size = spread_text(drop, unit)
-    if size.startswith("0.00"):
-        return f"±{size}"
-    return f"{MINUS if (drop > 0) == higher_is_better else '+'}{size}"
+    number, name = spread_text(drop, unit).split(SPACE)
+    sign = "" if float(number.replace(",", "")) == 0 else MINUS if (drop > 0) == higher_is_better else "+"
+    around = "" if error is None else f"{SPACE}±{SPACE}{spread_text(error, unit).split(SPACE)[0]}"
+    return f"{sign}{number}{around}{SPACE}{name}"
+
+
+def tick_text(text: str) -> str:
+    """A figure at an axis, where the zeros after the point say nothing.
+
+    >>> tick_text("10.0 kB"), tick_text("1.50 ms"), tick_text("100 kB")
+    ('10 kB', '1.5 ms', '100 kB')
+    """
+    return re.sub(r"(\.\d*?)0+(?!\d)", lambda found: found[1].rstrip("."), text)
