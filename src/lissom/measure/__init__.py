@@ -1,0 +1,1 @@
+"""Measuring: metrics, latency, sizes, and the machine that measured."""
