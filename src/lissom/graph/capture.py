@@ -187,6 +187,7 @@ class _Analysis:
         self.axes_of: dict[fx.Node, Any] = {}
         self.tensors: dict[str, Axes] = {}
         self.names: dict[fx.Node, str] = {}
+        self.constants: dict[fx.Node, Tensor] = {}
         self.uses: dict[str, list[str]] = {}
         self.work: dict[str, tuple[Axes, ...]] = {}
         self.written: list[Written] = []
@@ -232,6 +233,8 @@ class _Analysis:
                 self.trainable.add(spec.target)
         else:
             constant = spec.kind == InputKind.CONSTANT_TENSOR
+            if constant and isinstance(found := self.program.constants.get(spec.target), Tensor):
+                self.constants[node] = found
             self.axes_of[node] = _fixed(node, "a constant in the network's code" if constant else f"input {node.name} has it")
 
     def _call(self, node: fx.Node) -> None:
@@ -240,7 +243,7 @@ class _Analysis:
         if name == "getitem" and isinstance(self.axes_of.get(node.args[0]), list):  # type: ignore[arg-type]
             self.axes_of[node] = self.axes_of[node.args[0]][node.args[1]]  # type: ignore[index]
             return
-        call = Call(node, where, module, _arguments(node), self.axes_of)
+        call = Call(node, where, module, _arguments(node), self.axes_of, self.constants)
         lengths = call.result_lengths()
         for source in node.all_input_nodes:
             if source in self.names:

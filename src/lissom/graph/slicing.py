@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom import edits
+from lissom.graph.attributes import resizes, siblings
 from lissom.graph.axes import Atom, atoms, kept
 from lissom.graph.capture import Graph
 from lissom.graph.groups import Group
@@ -23,8 +24,11 @@ __all__ = ["Removal", "remove"]
 Keep = Mapping[Group, npt.NDArray[np.bool_]]
 """For some groups, which indices stay."""
 
-TOLERANCE = 1e-4
-"""Largest ``max|sliced - masked| / max|masked|`` of an output that counts as float parity."""
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
+"""Largest ``max|sliced - masked| / max|masked|`` of an output that counts as parity, by the precision of the trial.
+
+Trials run in float64 where the network can: a wrong factor in a layer of little influence then still shows.
+"""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def remove(network: Network, graph: Graph, keep: Keep) -> Removal:
     """
     wanted = {group: mask for group, mask in keep.items() if not mask.all()}
     prover = _Prover(network, graph, wanted)
-    accepted = prover.provable(list(wanted))
+    accepted = prover.provable(siblings(graph, prover.plain, list(wanted)))
     if not accepted.groups:
         return Removal(network, (), prover.refused)
     structure = prover.structure(accepted)
@@ -93,21 +97,27 @@ class _Prover:
         self.refused: dict[str, str] = {}
         self.inputs = _random_inputs(network.example_inputs)
         self.plain = edits.bake(edits.copy_module(network.module)).eval()
-        if any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in self.plain.parameters()):
-            self.plain, self.inputs = self.plain.float(), tuple(_full_precision(tensor) for tensor in self.inputs)
+        inputs = self.inputs
+        for self.precision in TOLERANCE:
+            self.plain = self.plain.to(self.precision)
+            self.inputs = tuple(each.to(self.precision) if each.is_floating_point() else each for each in inputs)
+            if not isinstance(self._run(self.plain), str):
+                break
 
-    def provable(self, groups: Sequence[Group]) -> _Plan:
-        """The plan that holds for as many of ``groups`` as can be."""
-        if not groups:
+    def provable(self, units: Sequence[Sequence[Group]]) -> _Plan:
+        """The plan that holds for as many as can be of ``units``: groups that share attributes, so go together."""
+        if not units:
             return _Plan()
-        whole = _Plan(tuple(groups))
+        whole = _Plan(tuple(itertools.chain(*units)))
         failure = self.failure(whole)
         if failure is None:
             return whole
-        if len(groups) == 1:
-            return self._alone(groups[0], failure)
-        half = len(groups) // 2
-        first, second = self.provable(groups[:half]), self.provable(groups[half:])
+        if len(units) == 1 and len(units[0]) > 1:
+            return self.provable([[group] for group in units[0]])
+        if len(units) == 1:
+            return self._alone(units[0][0], failure)
+        half = len(units) // 2
+        first, second = self.provable(units[:half]), self.provable(units[half:])
         if not first.groups or not second.groups:
             return first.with_(second)
         both = first.with_(second)
@@ -150,19 +160,7 @@ class _Prover:
         return {group.atom: self.keep[group] for group in plan.groups}
 
     def _resizes(self, plan: _Plan) -> list[Resize]:
-        """Attributes of the modules that state a size which changes, nearest module first; contradictions are dropped."""
-        keep = self._by_atom(plan)
-        found: dict[tuple[str, str], set[int]] = {}
-        for written in self.graph.written:
-            if any(atom in keep for atom in atoms(written.axis)):
-                after = int(kept(written.axis, keep).sum())
-                for key in _holders(self.plain, written.module, written.value):
-                    found.setdefault(key, set()).add(after)
-        return [
-            Resize(module, attribute, values.pop())
-            for (module, attribute), values in found.items()
-            if len(values) == 1 and (module, attribute) not in plan.left_alone
-        ]
+        return resizes(self.graph, self.plain, self._by_atom(plan), plan.left_alone)
 
     def failure(self, plan: _Plan) -> str | None:
         """Why the plan does not hold; None where the sliced network equals the masked one."""
@@ -173,7 +171,7 @@ class _Prover:
         answer = self._run(_sliced(self.plain, structure))
         if isinstance(answer, str):
             return f"without its positions, the network does not run: {answer}"
-        return _difference(answer, reference)
+        return _difference(answer, reference, TOLERANCE[self.precision])
 
     def _run(self, module: nn.Module | str) -> tuple[Tensor, ...] | str:
         if isinstance(module, str):
@@ -187,16 +185,6 @@ class _Prover:
 
 MOST_TRIALS = 12
 """How many choices of attributes are tried for one group before it is refused."""
-
-
-def _holders(module: nn.Module, path: str, value: int) -> list[tuple[str, str]]:
-    """Where the number ``value`` may have been read: integer attributes of the module ``path``, or else of one around it."""
-    while True:
-        owner = module.get_submodule(path)
-        found = [name for name, held in vars(owner).items() if type(held) is int and held == value and not name.startswith("_")]
-        if found or not path:
-            return [(path, name) for name in found]
-        path = path.rpartition(".")[0]
 
 
 def _masked(plain: nn.Module, structure: Iterable[StructureEdit], trainable: frozenset[str]) -> nn.Module:
@@ -215,7 +203,7 @@ def _sliced(plain: nn.Module, structure: Iterable[StructureEdit]) -> nn.Module:
     return apply_structure(edits.copy_module(plain), structure)
 
 
-def _difference(answer: Sequence[Tensor], reference: Sequence[Tensor]) -> str | None:
+def _difference(answer: Sequence[Tensor], reference: Sequence[Tensor], tolerance: float) -> str | None:
     if len(answer) != len(reference):
         return f"the sliced network gives {len(answer)} outputs, the masked one {len(reference)}"
     for number, (got, want) in enumerate(zip(answer, reference, strict=True)):
@@ -225,7 +213,7 @@ def _difference(answer: Sequence[Tensor], reference: Sequence[Tensor]) -> str | 
             continue
         error = float((got.double() - want.double()).abs().max())
         largest = float(want.double().abs().max())
-        if not error <= TOLERANCE * max(largest, torch.finfo(torch.float32).tiny):
+        if not error <= tolerance * max(largest, torch.finfo(torch.float32).tiny):
             share = error / (largest or 1)
             return f"output {number} of the sliced network differs from the masked one's by {share:.1e} of its maximum"
     return None
@@ -245,7 +233,3 @@ def _random_inputs(examples: Sequence[Tensor]) -> tuple[Tensor, ...]:
             order = torch.randperm(plain.numel(), generator=generator)
             found.append(plain.flatten()[order].reshape(plain.shape).to(example.device))
     return tuple(found)
-
-
-def _full_precision(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lissom import edits
 from lissom.errors import ModelRefused
+from lissom.graph.attention import fit_heads
 from lissom.network import Bypass, Resize, Slice, StructureEdit
 
 __all__ = ["PassThrough", "apply_structure", "structure_from_json", "structure_to_json"]
@@ -55,6 +56,8 @@ def apply_structure(module: nn.Module, structure: Iterable[StructureEdit]) -> nn
         touched.add(_owner_path(edit))
     for path in sorted(touched):
         _update_attributes(_submodule(module, path))
+        if isinstance(around := _submodule(module, path.rpartition(".")[0]), nn.MultiheadAttention):
+            fit_heads(around)
     return module
 
 
@@ -108,10 +111,13 @@ def _slice_edit(standing: edits.ValueEdit, edit: Slice, ndim: int) -> None:
 
 
 def _resize(module: nn.Module, edit: Resize) -> None:
-    owner = _submodule(module, edit.module)
-    if not hasattr(owner, edit.attribute):
+    holder: Any = _submodule(module, edit.module)
+    *through, name = edit.attribute.split(".")
+    for part in through:
+        holder = getattr(holder, part, None)
+    if not hasattr(holder, name):
         raise ModelRefused(f"module {edit.module!r} has no attribute {edit.attribute!r}: build the network's own class")
-    setattr(owner, edit.attribute, edit.value)
+    setattr(holder, name, edit.value)
 
 
 def _bypass(module: nn.Module, edit: Bypass) -> None:
@@ -172,6 +178,8 @@ def _update_attributes(layer: nn.Module) -> None:
         if isinstance(layer, kind):
             for name, value in sizes(layer).items():
                 setattr(layer, name, value)
+    if isinstance(layer, nn.MultiheadAttention):
+        fit_heads(layer)
 
 
 _KINDS: dict[str, type] = {"slice": Slice, "resize": Resize, "bypass": Bypass}

@@ -15,6 +15,8 @@ def batch_normalised(call: Call) -> Axes | list[Axes]:
     for name in ("weight", "bias", "running_mean", "running_var"):
         for axis in call.axes(name):
             call.tie(axis, axes[1])
+    if call["training"] or not call.axes("running_mean"):
+        call.freeze((*axes[:1], *axes[2:]), "averages over it")
     return _with_statistics(call, axes)
 
 
@@ -56,7 +58,7 @@ def group_normalised(call: Call) -> Axes | list[Axes]:
 
 
 @rule("softmax", "log_softmax", "_safe_softmax", "softmin", "cumsum", "cumprod", "logcumsumexp",
-      "cummax", "cummin", "sort", "argsort", "flip", "roll", "renorm")  # fmt: skip
+      "cummax", "cummin", "sort", "argsort", "diff", "flip", "roll", "renorm")  # fmt: skip
 def needs_all(call: Call) -> Axes | list[Axes]:
     """Every position along an axis depends on the others or on its number."""
     axes = call.axes("self")
@@ -64,6 +66,8 @@ def needs_all(call: Call) -> Axes | list[Axes]:
     for dim in range(len(axes)) if dims in (None, []) else [dims] if isinstance(dims, int) else dims:
         call.freeze([axes[dim]], "needs all its positions")
     results = call.result_lengths()
+    if results[0] != tuple(map(size, axes)):
+        return call.fresh_frozen(results[0], "needs all positions")
     return axes if len(results) == 1 else [axes for _ in results]
 
 

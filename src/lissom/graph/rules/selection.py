@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch import fx
+
 from lissom.graph.axes import ONE, Axis, concatenate, cut, factor, freeze, size
-from lissom.graph.rules.table import Axes, Call, rule
+from lissom.graph.rules.table import Axes, Call, operator_name, rule
 
 __all__ = ["equal_parts"]
 
@@ -49,7 +54,7 @@ def stacked(call: Call) -> Axes:
 
 @rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "split_copy", "split_with_sizes_copy")
 def split(call: Call) -> list[Axes]:
-    """Equal parts lose the same positions (they stay equal); unequal parts are segments of their own."""
+    """Parts of one length lose the same positions, since one number gives their lengths; other parts are their own."""
     axes = call.axes("self") or call.axes("tensor")
     dim = (call["dim"] or 0) % len(axes)
     lengths = [shape[dim] for shape in call.result_lengths()]
@@ -57,13 +62,15 @@ def split(call: Call) -> list[Axes]:
         part = equal_parts(call, axes[dim], len(lengths))
         call.states(lengths[0], part)
         return [(*axes[:dim], part, *axes[dim + 1 :]) for _ in lengths]
-    result: list[Axes] = []
+    parts: list[Axis] = []
     rest = axes[dim]
     for length in lengths:
         part, rest = _head(call, rest, length)
+        for equal in (other for other in parts if size(other) == length):
+            call.tie(equal, part)
         call.states(length, part)
-        result.append((*axes[:dim], part, *axes[dim + 1 :]))
-    return result
+        parts.append(part)
+    return [(*axes[:dim], part, *axes[dim + 1 :]) for part in parts]
 
 
 def _head(call: Call, axis: Axis, at: int) -> tuple[Axis, Axis]:
@@ -148,6 +155,11 @@ def indexed(call: Call) -> Axes:
     lengths = call.result_lengths()[0]
     picked = [call.axes_at(table) for table in tables if table is not None]
     chosen = [place for place, table in enumerate(tables) if table is not None]
+    run = _constant_run(call, tables[chosen[0]], size(axes[chosen[0]])) if len(chosen) == 1 else None
+    if run is not None:
+        _, rest = _head(call, axes[chosen[0]], run[0])
+        part, _ = _head(call, rest, run[1])
+        return (*axes[: chosen[0]], part, *axes[chosen[0] + 1 :])
     passing = [axis for place, axis in enumerate(axes) if place not in chosen]
     call.freeze([axes[place] for place in chosen], "looks positions up by number")
     looked_up = call.broadcast(picked)
@@ -157,6 +169,22 @@ def indexed(call: Call) -> Axes:
     adjacent = chosen == list(range(chosen[0], chosen[-1] + 1))
     at = chosen[0] if adjacent else 0
     return (*passing[:at], *looked_up, *passing[at:])
+
+
+def _constant_run(call: Call, table: fx.Node, length: int) -> tuple[int, int] | None:
+    """Start and length where a table of constants picks neighbouring positions, as ``x[..., [-1], :]`` does."""
+    source: Any = table
+    while source not in call.constants and isinstance(source, fx.Node) and operator_name(source.target) in COPIES:
+        source = source.args[0]
+    values = call.constants.get(source)
+    if values is None or values.ndim != 1 or values.numel() == 0 or values.dtype == torch.bool:
+        return None
+    places = [int(value) % length for value in values]
+    return (places[0], len(places)) if places == list(range(places[0], places[0] + len(places))) else None
+
+
+COPIES = {"lift_fresh_copy", "clone", "to", "detach", "alias"}
+"""Operators that hand a constant on as it is."""
 
 
 @rule("index_select")

@@ -36,6 +36,7 @@ class Call:
         module: Path of the module it was called in.
         arguments: The arguments by the operator's own names for them; tensors are nodes, symbolic sizes are numbers.
         axes_of: The axes of every tensor so far.
+        constants: Values of the tensors that the network's code makes from numbers.
         work: For each product of two numbers that the call computes over and over: the axes it runs over (cost).
         written: Sizes that the call states as numbers.
     """
@@ -45,6 +46,7 @@ class Call:
     module: str
     arguments: dict[str, Any]
     axes_of: dict[fx.Node, Any]
+    constants: dict[fx.Node, Tensor] = field(default_factory=dict)
     work: list[Axes] = field(default_factory=list)
     written: list[Written] = field(default_factory=list)
 
