@@ -1,0 +1,201 @@
+"""Editor: an ONNX model opened for editing, with its constants as arrays and its edges as dictionaries."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
+
+__all__ = ["Editor", "attributes", "make_node"]
+
+Array = npt.NDArray[Any]
+
+
+class Editor:
+    """The nodes and constants of a model, free to change; :meth:`close` writes them back.
+
+    Args:
+        model: The model; it is not changed until :meth:`close`, which returns another.
+        parameters: Names of constants that hold what was trained: passes move them, and never fold them away.
+    """
+
+    def __init__(self, model: ModelProto, parameters: Iterable[str] = ()) -> None:
+        self.model = model
+        graph = model.graph
+        self.nodes: list[NodeProto] = list(graph.node)
+        self.constants: dict[str, Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        self.parameters = set(parameters)
+        self.permutations: dict[str, tuple[int, ...]] = {}
+        self.inputs = [value.name for value in graph.input]
+        self.outputs = [value.name for value in graph.output]
+        self.types: dict[str, tuple[int, tuple[int | str | None, ...] | None]] = {}
+        for value in [*graph.input, *graph.output, *graph.value_info]:
+            self.types[value.name] = _type_of(value)
+        self._taken = set(self.constants) | set(self.inputs) | {name for node in self.nodes for name in node.output}
+
+    def producers(self) -> dict[str, NodeProto]:
+        """The node that computes each value."""
+        return {name: node for node in self.nodes for name in node.output if name}
+
+    def users(self) -> dict[str, list[NodeProto]]:
+        """The nodes that read each value, one entry for every reading; captures by subgraphs count."""
+        found: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for name in reads(node):
+                found.setdefault(name, []).append(node)
+        return found
+
+    def element_type(self, name: str) -> int | None:
+        """The ONNX element type of a value, where it is known."""
+        if name in self.constants:
+            return int(helper.np_dtype_to_tensor_dtype(self.constants[name].dtype))
+        return self.types[name][0] if name in self.types else None
+
+    def shape(self, name: str) -> tuple[int | str | None, ...] | None:
+        """The shape of a value, where it is known; a dynamic axis is a name or None."""
+        if name in self.constants:
+            return self.constants[name].shape
+        return self.types[name][1] if name in self.types else None
+
+    def fresh(self, stem: str) -> str:
+        """A name that nothing has yet, taken from now on."""
+        name, number = stem, 1
+        while name in self._taken:
+            name, number = f"{stem}_{number}", number + 1
+        self._taken.add(name)
+        return name
+
+    def add_constant(self, stem: str, value: Array) -> str:
+        """Add a constant under a fresh name."""
+        name = self.fresh(stem)
+        self.constants[name] = np.ascontiguousarray(value) if value.ndim else value
+        return name
+
+    def replace_uses(self, old: str, new: str, *, among: Iterable[NodeProto] | None = None) -> None:
+        """Let every reader of ``old`` (or those ``among``) read ``new``; a graph output keeps its name."""
+        for node in self.nodes if among is None else among:
+            _rename_reads(node, {old: new})
+
+    def rename_constant(self, old: str, new: str) -> None:
+        """Give a constant another name, in the readers and wherever it is kept."""
+        self.constants[new] = self.constants.pop(old)
+        self._taken.add(new)
+        self.replace_uses(old, new)
+        if old in self.parameters:
+            self.parameters.discard(old)
+            self.parameters.add(new)
+        if old in self.permutations:
+            self.permutations[new] = self.permutations.pop(old)
+
+    def transpose(self, name: str, order: tuple[int, ...]) -> None:
+        """Store a constant with its axes in another order; :attr:`permutations` remembers it."""
+        self.constants[name] = np.ascontiguousarray(self.constants[name].transpose(order))
+        before = self.permutations.get(name, tuple(range(len(order))))
+        self.permutations[name] = tuple(before[axis] for axis in order)
+
+    def remove(self, nodes: Iterable[NodeProto]) -> None:
+        """Take these nodes out."""
+        gone = {id(node) for node in nodes}
+        self.nodes = [node for node in self.nodes if id(node) not in gone]
+
+    def sort(self) -> None:
+        """Put the nodes into an order in which each comes after what it reads, the present order where that is free."""
+        producers = self.producers()
+        placed: set[int] = set()
+        order: list[NodeProto] = []
+        for root in self.nodes:
+            stack = [(root, False)]
+            while stack:
+                node, ready = stack.pop()
+                if id(node) in placed:
+                    continue
+                if ready:
+                    placed.add(id(node))
+                    order.append(node)
+                    continue
+                stack.append((node, True))
+                before = [producers[name] for name in reads(node) if name in producers]
+                stack.extend((other, False) for other in reversed(before) if id(other) not in placed)
+        self.nodes = order
+
+    def close(self) -> ModelProto:
+        """The edited model: nodes in order, named by operator and number, constants in the order of their use."""
+        self.sort()
+        model = ModelProto()
+        model.CopyFrom(_without_graph(self.model))
+        graph = model.graph
+        graph.name = self.model.graph.name
+        graph.input.extend(self.model.graph.input)
+        graph.output.extend(self.model.graph.output)
+        count: Counter[str] = Counter()
+        for node in self.nodes:
+            copied = graph.node.add()
+            copied.CopyFrom(node)
+            kind = node.op_type.lower()
+            copied.name = f"{kind}_{count[kind]}"
+            count[kind] += 1
+        used = dict.fromkeys(name for node in self.nodes for name in reads(node))
+        used.update(dict.fromkeys(self.outputs))
+        for name in used:
+            if name in self.constants:
+                graph.initializer.append(numpy_helper.from_array(self.constants[name], name))
+        return model
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """The attributes of a node as Python values."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def make_node(kind: str, inputs: Iterable[str], outputs: Iterable[str], **fields: Any) -> NodeProto:
+    """A node of the default domain."""
+    return helper.make_node(kind, list(inputs), list(outputs), **fields)
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """The values that a node reads, those that its subgraphs capture among them."""
+    yield from (name for name in node.input if name)
+    for graph in _subgraphs(node):
+        inner = {name for inside in graph.node for name in inside.output} | {value.name for value in graph.input}
+        inner |= {tensor.name for tensor in graph.initializer}
+        for inside in graph.node:
+            yield from (name for name in reads(inside) if name not in inner)
+        yield from (value.name for value in graph.output if value.name not in inner)
+
+
+def _rename_reads(node: NodeProto, names: dict[str, str]) -> None:
+    for position, name in enumerate(node.input):
+        if name in names:
+            node.input[position] = names[name]
+    for graph in _subgraphs(node):
+        for inside in graph.node:
+            _rename_reads(inside, names)
+
+
+def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def _without_graph(model: ModelProto) -> ModelProto:
+    bare = ModelProto(ir_version=model.ir_version, producer_name=model.producer_name)
+    bare.opset_import.extend(model.opset_import)
+    bare.functions.extend(model.functions)
+    bare.metadata_props.extend(model.metadata_props)
+    return bare
+
+
+def _type_of(value: onnx.ValueInfoProto) -> tuple[int, tuple[int | str | None, ...] | None]:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return tensor.elem_type, None
+    dims = tuple(dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or None) for dim in tensor.shape.dim)
+    return tensor.elem_type, dims

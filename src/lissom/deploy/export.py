@@ -1,0 +1,147 @@
+"""Float export: a module becomes an ONNX model whose initialisers are its parameters, with nothing of this machine in it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import torch
+from onnx import ModelProto
+
+from lissom.errors import DeployFailed
+from lissom.network import Network
+from lissom.networks.preprocess import METADATA_KEY, preprocess_dict
+
+__all__ = ["export_module"]
+
+OPSET = 20
+IR_VERSION = 10
+LARGEST = 2**31 - 2**20
+
+
+def export_module(network: Network, *, opset: int = OPSET) -> ModelProto:
+    """The network as an ONNX model: dynamic batch, the user's names for inputs and outputs, parameters under theirs.
+
+    It is what ``torch.onnx.export(dynamo=True, optimize=False)`` gives, without stack traces, paths and notes of the
+    exporter's. lissom's own passes clean it afterwards: the exporter's optimiser would fold batch-norm into a
+    convolution and keep the weight's name for the new tensor.
+
+    Args:
+        network: Its module has no edits left (:func:`lissom.edits.bake`).
+        opset: The operator set of the file.
+
+    Raises:
+        DeployFailed: torch cannot export the module, or it is larger than the 2 GB that one ONNX file can hold.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.module.state_dict().values())
+    if size > LARGEST:
+        raise DeployFailed(f"the network has {size:,} bytes of weights, and one ONNX file holds at most 2 GB: quantize it first")
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                network.module,
+                network.example_inputs,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=opset,
+                input_names=list(network.input_names),
+                output_names=list(network.output_names),
+                dynamic_shapes=_dynamic_shapes(network),
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:  # noqa: SLF001
+            raise DeployFailed(_reason(network, error)) from error
+    assert program is not None
+    return _bare(program.model_proto, network)
+
+
+def _dynamic_shapes(network: Network) -> tuple[Any, ...]:
+    """For each argument of ``forward``, the axes whose length may differ from call to call."""
+    batch = torch.export.Dim("batch", min=1)
+    named: dict[str, Any] = {}
+    shapes: list[dict[int, Any]] = []
+    for name in network.input_names:
+        axes: dict[int, Any] = {0: batch}
+        for axis, label in network.dynamic_axes.get(name, {}).items():
+            axes[int(axis)] = batch if int(axis) == 0 else named.setdefault(label, torch.export.Dim(label, min=1))
+        shapes.append(axes)
+    for position, parameter in enumerate(inspect.signature(network.module.forward).parameters.values()):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return (*shapes[:position], tuple(shapes[position:]))
+    return tuple(shapes)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns of its own internals and of packages that lissom does not need."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(network: Network, error: Exception) -> str:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    line = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+    return (
+        f"torch cannot export {type(network.module).__name__}: {line}; make its forward free of data-dependent Python, "
+        "or give dynamic_axes for axes whose length it computes with"
+    )
+
+
+def _bare(model: ModelProto, network: Network) -> ModelProto:
+    """The model without what the exporter noted about this run, and with the network's names."""
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    bare.ir_version = IR_VERSION
+    bare.producer_name, bare.producer_version = "lissom", ""
+    del bare.metadata_props[:]
+    _strip(bare.graph)
+    for function in bare.functions:
+        del function.metadata_props[:]
+        for node in function.node:
+            _strip_node(node)
+    if network.preprocess is not None:  # whoever runs the file must know how images become its inputs
+        bare.metadata_props.add(key=METADATA_KEY, value=json.dumps(preprocess_dict(network.preprocess)))
+    bare.graph.name = "network"
+    got = [value.name for value in bare.graph.input]
+    if got != list(network.input_names):
+        raise DeployFailed(f"the exported file takes {got}, and the network takes {list(network.input_names)}")
+    return bare
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    del graph.metadata_props[:]
+    graph.doc_string = ""
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        del value.metadata_props[:]
+        value.doc_string = ""
+    for tensor in graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    for node in graph.node:
+        _strip_node(node)
+
+
+def _strip_node(node: onnx.NodeProto) -> None:
+    del node.metadata_props[:]
+    node.doc_string = ""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            _strip(attribute.g)

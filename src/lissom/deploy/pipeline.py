@@ -1,0 +1,107 @@
+"""deploy(): from a network to the file that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lissom import edits
+from lissom.codec.tensors import Quantized
+from lissom.deploy import targets
+from lissom.deploy.clean import clean
+from lissom.deploy.deployed import Binding, Deployed
+from lissom.deploy.editing import Editor
+from lissom.deploy.export import export_module
+from lissom.deploy.fold import Folding, fold_batch_norm
+from lissom.deploy.naming import name_by_rule
+from lissom.deploy.settings import Deploy
+from lissom.deploy.weights import place_levels
+from lissom.errors import UsageError
+from lissom.network import Network
+
+__all__ = ["Inputs", "deploy", "plain"]
+
+Inputs = Iterable[Sequence[Tensor | np.ndarray[Any, Any]]]
+"""Batches of inputs, each a tuple with one tensor or array per input of the network."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A network as a float graph: what every precision starts from."""
+
+    network: Network
+    editor: Editor
+    quantized: Mapping[str, Quantized]
+    notes: tuple[str, ...]
+
+
+def deploy(network: Network, settings: Deploy | None = None, calibration: Inputs | None = None) -> Deployed:
+    """Turn a network into a file that runs: fold, export, clean, and quantize as ``settings`` say.
+
+    Args:
+        network: Left as it is; its edits decide which weights are stored as levels.
+        settings: The target and the precision; by default float32.
+        calibration: Batches of real inputs (a tuple each, no labels), needed for int8; a list, or anything that can be
+            iterated more than once.
+
+    Raises:
+        UsageError: int8 without calibration data, or settings that the target does not know.
+        DeployFailed: the network cannot be exported.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> deployed = deploy(Network(nn.Linear(3, 2), (torch.zeros(2, 3),)))
+        >>> [node.op_type for node in deployed.model.graph.node]
+        ['Gemm']
+    """
+    chosen = settings if settings is not None else Deploy()
+    targets.row(chosen.target)
+    if chosen.precision == "int8" and calibration is None:
+        raise UsageError("precision 'int8' takes the ranges of activations from data: give calibration inputs, or 'int8-dynamic'")
+    batches = None if calibration is None else calibration if not isinstance(calibration, Iterator) else list(calibration)
+    return PRECISIONS[chosen.precision](plain(network, chosen), chosen, batches)
+
+
+def plain(network: Network, settings: Deploy) -> Plain:
+    """Fold batch-norm, export and clean: the float graph, with the levels of the weights that have a grid."""
+    quantized = {name: stored for name, stored in edits.tensors(network.module).items() if isinstance(stored, Quantized)}
+    copied = edits.copy(network)
+    edits.bake(copied.module)
+    folded = fold_batch_norm(copied.module, copied.example_inputs, keep=set(quantized))
+    model = export_module(copied, opset=settings.opset or targets.row(settings.target).opset)
+    held = {name for name, _ in copied.module.state_dict(keep_vars=True).items()}
+    editor = Editor(model, parameters=held)
+    clean(editor)
+    _name_folded(editor, folded)
+    return Plain(copied, editor, quantized, network.notes)
+
+
+def _name_folded(editor: Editor, folded: list[Folding]) -> None:
+    """A folded weight is another tensor than the user's, and must not go by its name."""
+    for pair in folded:
+        for attribute in ("weight", "bias"):
+            old = f"{pair.layer}.{attribute}".lstrip(".")
+            if old in editor.constants:
+                editor.rename_constant(old, f"{pair.layer}.folded.{attribute}".lstrip("."))
+
+
+def finish(editor: Editor, bindings: list[Binding], **fields: Any) -> Deployed:
+    """Close the editor, name what it holds, and pair it with what its constants are."""
+    model = editor.close()
+    origins = name_by_rule(model)
+    present = {tensor.name for tensor in model.graph.initializer}
+    held = tuple(binding for binding in bindings if binding.initializer in present)
+    return Deployed(model, held, origins=origins, **fields)
+
+
+def _float32(source: Plain, _settings: Deploy, _calibration: Inputs | None) -> Deployed:
+    bindings = place_levels(source.editor, source.quantized)
+    return finish(source.editor, bindings, precision="float32", notes=source.notes)
+
+
+PRECISIONS: dict[str, Callable[[Plain, Deploy, Inputs | None], Deployed]] = {"float32": _float32}

@@ -1,0 +1,56 @@
+"""Deploy: how a network becomes a file that runs, as a value that stands in a recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from lissom.job import value_class
+
+__all__ = ["Deploy", "Precision", "Ranges", "Types"]
+
+Precision = Literal["float32", "float16", "int8", "int8-dynamic"]
+Types = Literal["auto", "U8S8", "S8S8", "U8U8", "U8S7"]
+Ranges = Literal["auto", "min-max", "percentile", "mean-std", "mse"]
+
+
+@value_class
+class Deploy:
+    """How a network becomes a file that runs.
+
+    Args:
+        target: A row of the table of targets: ``"this-machine"`` (integer types chosen by measuring on this CPU),
+            ``"onnxruntime-cpu"``, ``"openvino"``, ``"tensorrt"`` or ``"portable"``.
+        precision: ``"float32"``; ``"float16"`` (weights and arithmetic in half precision, float32 in and out);
+            ``"int8"`` (weights and activations, ranges calibrated); ``"int8-dynamic"`` (matrix products only,
+            activation ranges found at run time).
+        types: Integer types of activations and weights, with their bits: ``"U8S8"``, ``"S8S8"``, ``"U8U8"``, ``"U8S7"``
+            (7-bit weights, for CPUs whose 8-bit sums saturate); ``"auto"`` leaves it to the target.
+        ranges: How activation ranges are taken from what was observed: ``"min-max"``, ``"percentile"``,
+            ``"mean-std"`` or ``"mse"`` (least squared error); ``"auto"`` tries them on the calibration data and takes
+            the one whose outputs are nearest.
+        spread: The share of values that ``"percentile"`` keeps, in percent, or the number of standard deviations that
+            ``"mean-std"`` keeps on each side; None for 99.99 and 6.
+        samples: How many calibration samples are used at most.
+        keep_float: Globs over node and weight names that stay in float32.
+        opset: The ONNX operator set of the file; None for the target's.
+
+    Example:
+        >>> Deploy(precision="int8").target
+        'this-machine'
+    """
+
+    target: str = "this-machine"
+    precision: Precision = "float32"
+    types: Types = "auto"
+    ranges: Ranges = "auto"
+    spread: Annotated[float, pydantic.Field(gt=0)] | None = None
+    samples: Annotated[int, pydantic.Field(ge=1)] = 128
+    keep_float: tuple[str, ...] = ()
+    opset: Annotated[int, pydantic.Field(ge=18, le=24)] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, as YAML takes them."""
+        fields: dict[str, Any] = pydantic.TypeAdapter(type(self)).dump_python(self, mode="json", exclude_defaults=True)
+        return fields

@@ -1,0 +1,55 @@
+"""Targets: what each runtime can take, one row each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lissom.errors import UsageError
+
+__all__ = ["TARGETS", "Target", "row"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a runtime can take.
+
+    Args:
+        runtime: The runtime that measures and proves files for it.
+        types: Integer types of activations and weights that it has kernels for, the preferred first.
+        symmetric: Whether activations must have zero point 0.
+        per_channel: Whether weights may have one scale per output channel.
+        opset: The ONNX operator set that it reads.
+        measured: Whether types are chosen by running the candidates on this machine.
+    """
+
+    runtime: str
+    types: tuple[str, ...]
+    symmetric: bool = False
+    per_channel: bool = True
+    opset: int = 20
+    measured: bool = False
+
+
+TARGETS: dict[str, Target] = {
+    "this-machine": Target(runtime="onnxruntime", types=("U8S8", "S8S8", "U8S7"), measured=True),
+    "onnxruntime-cpu": Target(runtime="onnxruntime", types=("U8S8", "S8S8", "U8U8", "U8S7")),
+    "openvino": Target(runtime="openvino", types=("U8S8", "S8S8")),
+    # TensorRT wants signed integers and zero points of 0; its row is checked for form, and has not been run here.
+    "tensorrt": Target(runtime="onnxruntime", types=("S8S8",), symmetric=True),
+    # 7-bit weights cannot saturate the 16-bit sums of CPUs without VNNI, so one file answers alike everywhere.
+    "portable": Target(runtime="onnxruntime", types=("U8S7",), opset=18),
+}
+
+
+def row(name: str) -> Target:
+    """The target of that name.
+
+    Raises:
+        UsageError: there is none.
+
+    >>> row("tensorrt").symmetric
+    True
+    """
+    if name not in TARGETS:
+        raise UsageError(f"no target is called {name!r}; there are {', '.join(TARGETS)}")
+    return TARGETS[name]

@@ -1,0 +1,114 @@
+"""Weights on grids in the deployed graph: integers with DequantizeLinear, codebooks as indices with a Gather."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto
+
+from lissom.codec.tensors import Quantized, Table, Uniform, spread
+from lissom.deploy.deployed import Binding
+from lissom.deploy.editing import Editor, make_node
+
+__all__ = ["level_type", "place_levels", "place_quantized"]
+
+Array = npt.NDArray[Any]
+
+
+def place_levels(editor: Editor, quantized: Mapping[str, Quantized]) -> list[Binding]:
+    """Replace each constant that has levels by the levels themselves and the nodes that decode them.
+
+    Args:
+        editor: Its constants hold the values, perhaps permuted (see :attr:`Editor.permutations`).
+        quantized: Levels and decoding by the constant's name.
+
+    Returns:
+        What the constants hold now, those that hold plain values among them.
+    """
+    bindings = []
+    for name in sorted(editor.parameters & set(editor.constants)):
+        order = editor.permutations.get(name, ())
+        stored = quantized.get(name)
+        if stored is None or (stored.mask is not None and not _has_zero(stored)):
+            bindings.append(Binding(name, name, "values", order))
+        else:
+            bindings.extend(place_quantized(editor, name, stored, order))
+    return bindings
+
+
+def place_quantized(editor: Editor, name: str, stored: Quantized, order: tuple[int, ...] = ()) -> list[Binding]:
+    """Replace one constant by levels and their decoding; the constant's name becomes that of the decoded value."""
+    del editor.constants[name]
+    place = _place_table if isinstance(stored.decoding, Table) else _place_uniform
+    return place(editor, name, stored, order)
+
+
+def level_type(lowest: int, highest: int) -> npt.DTypeLike:
+    """The smallest ONNX integer type, signed where it can be, that holds these levels."""
+    for kind, low, high in (
+        (ml_dtypes.int4, -8, 7), (ml_dtypes.uint4, 0, 15), (np.int8, -128, 127), (np.uint8, 0, 255),
+        (np.int16, -(2**15), 2**15 - 1), (np.uint16, 0, 2**16 - 1),
+    ):  # fmt: skip
+        if low <= lowest and highest <= high:
+            return kind
+    return np.int32
+
+
+def _has_zero(stored: Quantized) -> bool:
+    return isinstance(stored.decoding, Table) and bool((stored.decoding.values == 0).any())
+
+
+def _place_table(editor: Editor, name: str, stored: Quantized, order: tuple[int, ...]) -> list[Binding]:
+    assert isinstance(stored.decoding, Table)
+    levels = stored.levels.transpose(order) if order else stored.levels
+    kind = np.uint8 if stored.decoding.values.size <= 256 else np.uint16
+    indices = editor.add_constant(f"{name}.levels", levels.astype(kind))
+    table = editor.add_constant(f"{name}.table", stored.decoding.values)
+    wide = editor.fresh(f"{name}.indices")
+    # Gather takes no 8-bit indices; the runtime folds both nodes when it loads the file.
+    editor.nodes.insert(0, make_node("Gather", [table, wide], [name], axis=0))
+    editor.nodes.insert(0, make_node("Cast", [indices], [wide], to=TensorProto.INT32))
+    return [Binding(indices, name, "levels", order), Binding(table, name, "table")]
+
+
+def _place_uniform(editor: Editor, name: str, stored: Quantized, order: tuple[int, ...]) -> list[Binding]:
+    decoding = stored.decoding
+    assert isinstance(decoding, Uniform)
+    order = order or tuple(range(stored.levels.ndim))
+    levels = stored.levels.transpose(order)
+    scale, zero, fields, axis = _for_onnx(decoding, stored.levels.shape, order)
+    kind = level_type(min(int(levels.min(initial=0)), int(zero.min())), max(int(levels.max(initial=0)), int(zero.max())))
+    moved = () if order == tuple(range(levels.ndim)) else order
+    inputs = [editor.add_constant(f"{name}.levels", levels.astype(kind)), editor.add_constant(f"{name}.scale", scale)]
+    bindings = [Binding(inputs[0], name, "levels", moved), Binding(inputs[1], name, "scale", moved, axis)]
+    if zero.any():
+        inputs.append(editor.add_constant(f"{name}.zero_point", zero.astype(kind)))
+        bindings.append(Binding(inputs[2], name, "zero_point", moved, axis))
+    editor.nodes.insert(0, make_node("DequantizeLinear", inputs, [name], **fields))
+    return bindings
+
+
+def _for_onnx(
+    decoding: Uniform, shape: tuple[int, ...], order: tuple[int, ...]
+) -> tuple[Array, Array, dict[str, Any], int | None]:
+    """Scale and zero point as DequantizeLinear takes them, its attributes, and the axis of a one-axis scale.
+
+    ONNX knows one scale, one per position of one axis, or one per block along one axis and position of all others;
+    what is finer than the first two is spread out to the third.
+    """
+    if decoding.scale.size == 1:
+        return decoding.scale.reshape(()), decoding.zero_point.reshape(()), {}, None
+    several = [axis for axis, length in enumerate(decoding.scale.shape) if length > 1]
+    if len(several) == 1 and decoding.scale.shape[several[0]] == shape[several[0]]:
+        return decoding.scale.ravel(), decoding.zero_point.ravel(), {"axis": order.index(several[0])}, several[0]
+    blocked = next((axis for axis in reversed(several) if decoding.scale.shape[axis] != shape[axis]), several[-1])
+    target = tuple(decoding.scale.shape[axis] if axis == blocked else length for axis, length in enumerate(shape))
+    scale, zero = (
+        np.broadcast_to(spread(array, target), target).transpose(order) for array in (decoding.scale, decoding.zero_point)
+    )
+    size = -(-shape[blocked] // decoding.scale.shape[blocked])
+    return scale, zero, {"axis": order.index(blocked), "block_size": size}, None

@@ -1,0 +1,62 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+from lissom.errors import DeployFailed
+from lissom.runtimes.base import Array, Model
+
+__all__ = ["OnnxRuntimeSession", "open_onnxruntime"]
+
+FAILURES = (
+    errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile, errors.NotImplemented,
+    errors.RuntimeException, errors.EPFail,
+)  # fmt: skip
+
+
+class OnnxRuntimeSession:
+    """A file opened in ONNX Runtime; arrays are cast to the dtypes that it takes."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, label: str) -> None:
+        self._session = session
+        self._label = label
+        self.input_names: tuple[str, ...] = tuple(value.name for value in session.get_inputs())
+        self.output_names: tuple[str, ...] = tuple(value.name for value in session.get_outputs())
+
+    def __call__(self, *arrays: np.ndarray[Any, Any]) -> tuple[Array, ...]:
+        """Run once.
+
+        Raises:
+            DeployFailed: the file does not run on these arrays.
+        """
+        try:
+            return tuple(self._session.run(None, dict(zip(self.input_names, arrays, strict=True))))
+        except (*FAILURES, ValueError) as error:
+            shapes = ", ".join(f"{array.dtype} {list(array.shape)}" for array in arrays)
+            raise DeployFailed(f"{self._label} does not run on {shapes}: {_first_line(error)}") from error
+
+
+def open_onnxruntime(model: Model, *, threads: int = 1, optimize: bool = True) -> OnnxRuntimeSession:
+    """Open an ONNX file in ONNX Runtime on the CPU (see :func:`lissom.runtimes.open_file`)."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    data = model if isinstance(model, bytes) else os.fspath(model)
+    label = "the file" if isinstance(data, bytes) else data
+    try:
+        return OnnxRuntimeSession(onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]), label)
+    except FAILURES as error:
+        raise DeployFailed(f"ONNX Runtime cannot open {label}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:300]
