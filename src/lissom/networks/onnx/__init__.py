@@ -1,0 +1,7 @@
+"""The ONNX door: an ONNX file becomes a trainable network whose parameters are the file's initialisers."""
+
+from lissom.networks.onnx.module import OnnxModule
+from lissom.networks.onnx.names import original_name
+from lissom.networks.onnx.read import read_module, read_onnx
+
+__all__ = ["OnnxModule", "original_name", "read_module", "read_onnx"]

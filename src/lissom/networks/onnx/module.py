@@ -1,0 +1,220 @@
+"""The module: a plan's weights as parameters under their own names, and a forward that runs the plan with torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lissom.networks.onnx.bind import bind
+from lissom.networks.onnx.names import torch_names
+from lissom.networks.onnx.plan import Call, Plan
+from lissom.networks.onnx.straight_through import float_levels
+from lissom.networks.onnx.table import Kind, find_shape_rule
+from lissom.networks.onnx.values import LARGEST_KNOWN, as_known, as_tensor
+
+__all__ = ["OnnxModule", "make_module"]
+
+_CONSTANTS = "%constants"
+"""The folder of folded constants: a name that no initialiser can take, since a percent sign is encoded in those."""
+
+
+class Step(NamedTuple):
+    """One call, bound: the function, the slots it reads and writes, and those that no later step reads."""
+
+    function: Callable[..., Any]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    finished: tuple[int, ...]
+    label: str
+
+
+class OnnxModule(nn.Module):
+    """An ONNX graph as a module; made by :func:`make_module`.
+
+    Values live in numbered slots while the graph runs. Slot 0 is "no input". A slot is emptied after its last
+    reader, so the memory in use is that of the live values.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots: list[Any] = [None]
+        self.inputs: list[int] = []
+        self.outputs: list[int] = []
+        self.state: list[tuple[nn.Module, str, int]] = []
+        self.steps: list[Step] = []
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Run the graph; one tensor, or a tuple where the graph has several outputs."""
+        slots = self.slots.copy()
+        for slot, value in zip(self.inputs, inputs, strict=True):
+            slots[slot] = value
+        for owner, name, slot in self.state:
+            slots[slot] = getattr(owner, name)
+        device = inputs[0].device if inputs else torch.device("cpu")
+        # Only factories (arange, zeros) need to be told the device; the context costs time, so the CPU goes without.
+        with nullcontext() if device.type == "cpu" else device:
+            for function, read, written, finished, _ in self.steps:
+                result = function(*[slots[slot] for slot in read])
+                if len(written) == 1:
+                    slots[written[0]] = result[0] if isinstance(result, tuple) else result
+                else:
+                    for slot, value in zip(written, result, strict=False):
+                        slots[slot] = value
+                    slots[0] = None
+                for slot in finished:
+                    slots[slot] = None
+            outputs = tuple(as_tensor(slots[slot]) for slot in self.outputs)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+def make_module(plan: Plan, *, runnable: bool = True) -> OnnxModule:
+    """The module of a plan.
+
+    Args:
+        plan: The graph taken apart.
+        runnable: False leaves the calls out: a module that only holds the weights.
+    """
+    kind = type("OnnxModule", (OnnxModule,), {"forward": _forward_of(plan.inputs), "__doc__": OnnxModule.__doc__})
+    module: OnnxModule = kind()
+    builder = _Builder(plan, module)
+    builder.add_state()
+    if runnable:
+        builder.add_calls()
+    return module
+
+
+def _forward_of(inputs: list[str]) -> Callable[..., Any]:
+    """A forward whose signature names the graph's inputs, which ``torch.export`` reads."""
+
+    def forward(self: OnnxModule, *values: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return OnnxModule.forward(self, *values)
+
+    names = _identifiers(inputs)
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind) for name in ("self", *names)]
+    forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return forward
+
+
+def _identifiers(names: list[str]) -> list[str]:
+    """Names as Python identifiers, distinct."""
+    found: list[str] = []
+    for index, name in enumerate(names):
+        plain = "".join(letter if letter.isalnum() and letter.isascii() else "_" for letter in name)
+        valid = plain.isidentifier() and plain not in found and plain != "self"
+        found.append(plain if valid else f"input_{index}")
+    return found
+
+
+class _Builder:
+    """Gives each name a slot and binds the calls."""
+
+    def __init__(self, plan: Plan, module: OnnxModule) -> None:
+        self.plan = plan
+        self.module = module
+        self.slots: dict[str, int] = {"": 0}
+        self.known_slots: dict[str, int] = {}
+        self.maybe_known: set[str] = set()
+
+    def slot(self, name: str) -> int:
+        if name not in self.slots:
+            self.slots[name] = len(self.module.slots)
+            self.module.slots.append(None)
+        return self.slots[name]
+
+    def add_state(self) -> None:
+        names = torch_names(list(self.plan.state))
+        for name, tensor in self.plan.state.items():
+            owner, attribute = _make_owner(self.module, names[name])
+            if name in self.plan.parameters:
+                owner.register_parameter(attribute, nn.Parameter(tensor))
+            else:
+                owner.register_buffer(attribute, tensor)
+            self.module.state.append((owner, attribute, self.slot(name)))
+
+    def add_calls(self) -> None:
+        self.module.inputs = [self.slot(name) for name in self.plan.inputs]
+        levels = float_levels(self.plan)
+        for call in self.plan.calls:
+            self.add_call(call, keep_floats=bool(levels & set(call.outputs)))
+        self.module.outputs = [self.tensor_slot(name) for name in self.plan.outputs]
+        self.mark_finished()
+
+    def add_call(self, call: Call, *, keep_floats: bool) -> None:
+        entry, attributes = call.entry, dict(call.attributes)
+        if keep_floats and "straight_through" in entry.keywords:
+            attributes["straight_through"] = True
+        rule = self.shape_rule(call)
+        arriving, inputs = [], []
+        for position, name in enumerate(call.inputs):
+            kind, slot = self.arrival(name, "value" if rule is not None else entry.kind(position))
+            arriving.append(kind)
+            inputs.append(slot)
+        if rule is not None or entry.name in ("Shape", "Size"):
+            self.maybe_known.update(call.outputs)
+        function = bind(entry, attributes, arriving, rule)
+        self.module.steps.append(Step(function, tuple(inputs), tuple(self.slot(name) for name in call.outputs), (), call.label))
+
+    def shape_rule(self, call: Call) -> Callable[..., Any] | None:
+        """The rule for known values, where every input may be known and one of them only when the graph runs."""
+        inputs = [name for name in call.inputs if name]
+        if not any(name in self.maybe_known for name in inputs):
+            return None
+        if not all(name in self.maybe_known or self.is_small_constant(name) for name in inputs):
+            return None
+        return find_shape_rule(call.entry.domain, call.entry.name)
+
+    def is_small_constant(self, name: str) -> bool:
+        return name in self.plan.constants and self.plan.constants[name].numel() <= LARGEST_KNOWN
+
+    def arrival(self, name: str, wanted: Kind) -> tuple[Kind, int]:
+        """How a value comes to a call, and in which slot; constants come as they are wanted."""
+        if not name:
+            return "value", 0
+        if name in self.plan.constants:
+            if wanted == "tensor" or not self.is_small_constant(name):
+                return "tensor", self.tensor_slot(name)
+            return "known", self.known_slot(name)
+        return ("value" if name in self.maybe_known else "tensor"), self.slot(name)
+
+    def tensor_slot(self, name: str) -> int:
+        """The slot of a value as a tensor; a constant becomes a buffer that is not saved."""
+        if name in self.plan.constants and name not in self.slots:
+            if not hasattr(self.module, _CONSTANTS):
+                self.module.add_module(_CONSTANTS, nn.Module())
+            folder = self.module.get_submodule(_CONSTANTS)
+            attribute = f"c{sum(1 for _ in folder.buffers())}"
+            folder.register_buffer(attribute, self.plan.constants[name], persistent=False)
+            self.module.state.append((folder, attribute, self.slot(name)))
+        return self.slot(name)
+
+    def known_slot(self, name: str) -> int:
+        if name not in self.known_slots:
+            self.known_slots[name] = len(self.module.slots)
+            self.module.slots.append(as_known(self.plan.constants[name]))
+        return self.known_slots[name]
+
+    def mark_finished(self) -> None:
+        """Note after which step each computed value is no longer read."""
+        alive = set(self.module.outputs)
+        steps = self.module.steps
+        for index in reversed(range(len(steps))):
+            step = steps[index]
+            finished = {slot for slot in (*step.inputs, *step.outputs) if slot not in alive and slot}
+            alive |= finished
+            steps[index] = step._replace(finished=tuple(finished))
+
+
+def _make_owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The submodule that a dotted name lives in, made where it is missing, and the name's last piece."""
+    *path, attribute = name.split(".")
+    for piece in path:
+        if not hasattr(module, piece):
+            module.add_module(piece, nn.Module())
+        module = module.get_submodule(piece)
+    return module, attribute

@@ -1,0 +1,136 @@
+"""Quantized operators: QuantizeLinear and DequantizeLinear, dynamic ranges, integer products.
+
+Rounding is half to even and integers saturate. Where a QuantizeLinear's levels only meet a DequantizeLinear, the
+reader keeps them as floats and lets the gradient straight through the rounding (Bengio et al., 2013, arXiv:1308.3432),
+to the input and to the scale alike, as learned step sizes need (Esser et al., 2020, arXiv:1902.08153).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lissom.networks.onnx.operators.convolution import convolution
+from lissom.networks.onnx.operators.dtypes import DTYPES
+from lissom.networks.onnx.table import operator
+
+
+def round_straight_through(x: Tensor) -> Tensor:
+    """``x`` rounded half to even, with the gradient of the identity."""
+    rounded = torch.round(x)
+    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_exporting():
+        return x + (rounded - x).detach()  # exact: rounded - x has no rounding error, nor has the sum
+    return rounded
+
+
+def _along(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
+    """A scale or zero point shaped to broadcast with ``x``: per tensor, per slice of an axis, or per block of it."""
+    if parameter.numel() == 1 and parameter.ndim <= 1:
+        return parameter.reshape([])
+    dim = axis % x.ndim
+    if block_size:
+        return parameter.repeat_interleave(block_size, dim).narrow(dim, 0, x.shape[dim])
+    return parameter.reshape([-1, *[1] * (x.ndim - dim - 1)])
+
+
+@operator("QuantizeLinear")
+def quantize_linear(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 1, block_size: int = 0, output_dtype: int = 0,
+    precision: int = 0, saturate: int = 1, straight_through: bool = False,
+) -> Tensor:  # fmt: skip
+    """``saturate(round(x / scale) + zero_point)``; levels stay floats where ``straight_through``."""
+    dtype = zero_point.dtype if zero_point is not None else DTYPES.get(output_dtype, torch.uint8)
+    limits = torch.iinfo(dtype)
+    kind = DTYPES[precision] if precision else x.dtype if x.is_floating_point() else scale.dtype
+    levels = round_straight_through(x.to(kind) / _along(scale, x, axis, block_size).to(kind))
+    if zero_point is not None:
+        levels = levels + _along(zero_point, x, axis, block_size).to(levels.dtype)
+    clamped = levels.clamp(limits.min, limits.max)
+    return clamped if straight_through else clamped.to(torch.int32).to(dtype)
+
+
+@operator("DequantizeLinear")
+def dequantize_linear(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 1, block_size: int = 0, output_dtype: int = 0
+) -> Tensor:
+    """``(x - zero_point) * scale``."""
+    factor = _along(scale, x, axis, block_size)
+    levels = x.to(factor.dtype)
+    if zero_point is not None:
+        levels = levels - _along(zero_point, x, axis, block_size).to(factor.dtype)
+    result = levels * factor
+    return result.to(DTYPES[output_dtype]) if output_dtype else result
+
+
+@operator("DynamicQuantizeLinear")
+def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """uint8 levels, scale and zero point, from the tensor's own range widened to hold zero."""
+    low, high = torch.clamp(x.amin(), max=0), torch.clamp(x.amax(), min=0)
+    scale = (high - low) / 255
+    safe = torch.where(scale == 0, torch.ones_like(scale), scale)
+    zero_point = torch.round(torch.clamp(-low / safe, 0, 255)).to(torch.uint8)
+    return quantize_linear(x, safe, zero_point), scale, zero_point
+
+
+def _centred(x: Tensor, zero_point: Tensor | None, last: bool) -> Tensor:
+    """Levels less their zero point, in float64, which adds up integers of 32 bits exactly."""
+    wide = x.to(torch.float64)
+    if zero_point is None:
+        return wide
+    if zero_point.numel() == 1 or zero_point.ndim >= 2:
+        return wide - (zero_point.reshape([]) if zero_point.numel() == 1 else zero_point).to(torch.float64)
+    return wide - (zero_point if last else zero_point.unsqueeze(-1)).to(torch.float64)
+
+
+@operator("MatMulInteger")
+def matmul_integer(a: Tensor, b: Tensor, a_zero_point: Tensor | None = None, b_zero_point: Tensor | None = None) -> Tensor:
+    """Exact product of integer matrices in int32."""
+    return torch.matmul(_centred(a, a_zero_point, False), _centred(b, b_zero_point, True)).to(torch.int32)
+
+
+@operator("QLinearMatMul")
+def quantized_matmul(
+    a: Tensor, a_scale: Tensor, a_zero: Tensor, b: Tensor, b_scale: Tensor, b_zero: Tensor, y_scale: Tensor, y_zero: Tensor
+) -> Tensor:
+    """Product of quantized matrices, quantized."""
+    product = torch.matmul(_centred(a, a_zero, False), _centred(b, b_zero, True))
+    left = a_scale.unsqueeze(-1) if a_scale.ndim == 1 and a_scale.numel() > 1 else a_scale
+    return _requantized(product * left.to(torch.float64) * b_scale.to(torch.float64), y_scale, y_zero)
+
+
+@operator("ConvInteger")
+def convolution_integer(
+    x: Tensor, weight: Tensor, x_zero: Tensor | None = None, weight_zero: Tensor | None = None, *, auto_pad: str = "NOTSET",
+    dilations: list[int] | None = None, group: int = 1, kernel_shape: list[int] | None = None, pads: list[int] | None = None,
+    strides: list[int] | None = None,
+) -> Tensor:  # fmt: skip
+    """Exact convolution of integers in int32."""
+    return convolution(
+        _centred(x, x_zero, True), _centred_weight(weight, weight_zero), auto_pad=auto_pad, dilations=dilations, group=group,
+        pads=pads, strides=strides,
+    ).to(torch.int32)  # fmt: skip
+
+
+@operator("QLinearConv")
+def quantized_convolution(
+    x: Tensor, x_scale: Tensor, x_zero: Tensor, weight: Tensor, weight_scale: Tensor, weight_zero: Tensor, y_scale: Tensor,
+    y_zero: Tensor, bias: Tensor | None = None, *, auto_pad: str = "NOTSET", dilations: list[int] | None = None, group: int = 1,
+    kernel_shape: list[int] | None = None, pads: list[int] | None = None, strides: list[int] | None = None,
+) -> Tensor:  # fmt: skip
+    """Convolution of quantized tensors, quantized; the bias is int32 in steps of ``x_scale * weight_scale``."""
+    total = convolution(
+        _centred(x, x_zero, True), _centred_weight(weight, weight_zero), None if bias is None else bias.to(torch.float64),
+        auto_pad=auto_pad, dilations=dilations, group=group, pads=pads, strides=strides,
+    )  # fmt: skip
+    step = x_scale.to(torch.float64) * weight_scale.to(torch.float64)
+    return _requantized(total * step.reshape([-1, *[1] * (x.ndim - 2)]), y_scale, y_zero)
+
+
+def _centred_weight(weight: Tensor, zero_point: Tensor | None) -> Tensor:
+    if zero_point is None:
+        return weight.to(torch.float64)
+    return weight.to(torch.float64) - zero_point.to(torch.float64).reshape([-1, *[1] * (weight.ndim - 1)])
+
+
+def _requantized(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    return quantize_linear(x, scale.to(torch.float64), zero_point)

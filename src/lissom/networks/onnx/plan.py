@@ -1,0 +1,266 @@
+"""The plan of a graph: what is a weight, what a constant, and which functions run in which order.
+
+Constants are folded here, once. An ``If`` whose condition is constant is replaced by the branch that it takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from onnx import GraphProto, NodeProto
+from torch import Tensor
+
+from lissom.errors import ModelRefused
+from lissom.networks.onnx import operators  # noqa: F401 (fills the table)
+from lissom.networks.onnx.bind import bind, described, read_attributes
+from lissom.networks.onnx.file import domain_of
+from lissom.networks.onnx.roles import Role, role_of
+from lissom.networks.onnx.table import Entry, find
+from lissom.networks.onnx.tensors import LARGEST_CONSTANT, read_sparse, read_tensor
+from lissom.networks.onnx.values import Value, as_known, as_tensor
+
+__all__ = ["Call", "Plan", "make_plan"]
+
+
+@dataclass
+class Call:
+    """One node of the plan: its operator and attributes, and the names that it reads and makes."""
+
+    entry: Entry
+    attributes: dict[str, Any]
+    inputs: list[str]
+    outputs: list[str]
+    label: str
+
+
+@dataclass
+class Plan:
+    """A graph taken apart.
+
+    Args:
+        parameters: Floating initialisers that are weights, by their name in the file.
+        buffers: What else is the network's state: batch-norm statistics, integer weights.
+        constants: Everything known without data.
+        calls: What runs, in order.
+        inputs: Names of the graph's inputs, without initialisers.
+        outputs: Names of what the graph's outputs are computed as.
+        unsupported: Operators without a function, with how often each stands in the graph.
+    """
+
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    constants: dict[str, Tensor] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    unsupported: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Parameters and buffers."""
+        return {**self.parameters, **self.buffers}
+
+
+def make_plan(graph: GraphProto, versions: dict[str, int], folder: Path | None) -> Plan:
+    """Take a graph apart.
+
+    Args:
+        graph: The graph, its own functions already replaced by their nodes.
+        versions: Version of each operator set.
+        folder: Where external data lies.
+
+    Raises:
+        ModelRefused: a node reads what nothing makes, or is not as its operator wants it.
+    """
+    planner = _Planner(versions, folder, _consumers(graph))
+    planner.walk(graph)
+    plan = planner.plan
+    plan.outputs = [planner.resolve(output.name) for output in graph.output]
+    missing = [name for name in plan.outputs if name not in planner.defined]
+    if missing:
+        raise ModelRefused(f"no node makes the output {missing[0]!r} of the graph")
+    _drop_dead(plan)
+    return plan
+
+
+class _Planner:
+    """Walks the nodes in order and sorts what it meets into the plan."""
+
+    def __init__(self, versions: dict[str, int], folder: Path | None, consumers: dict[str, list[tuple[str, int]]]) -> None:
+        self.plan = Plan()
+        self.versions = versions
+        self.folder = folder
+        self.consumers = consumers
+        self.aliases: dict[str, str] = {}
+        self.defined: set[str] = {""}
+
+    def resolve(self, name: str) -> str:
+        return self.aliases.get(name, name)
+
+    def walk(self, graph: GraphProto, *, inner: bool = False) -> None:
+        """Add a graph, or the branch that is taken, to the plan."""
+        for proto in graph.initializer:
+            self.add_tensor(proto.name, read_tensor(proto, self.folder))
+        for sparse in graph.sparse_initializer:
+            self.add_tensor(sparse.values.name, read_sparse(sparse))
+        if not inner:
+            self.plan.inputs = [value.name for value in graph.input if value.name not in self.defined]
+            self.defined.update(self.plan.inputs)
+        for node in graph.node:
+            self.add_node(node, graph)
+
+    def add_tensor(self, name: str, tensor: Tensor) -> None:
+        """Sort a tensor of the file by what reads it."""
+        role = role_of(tensor, self.consumers.get(name, []))
+        store = {Role.PARAMETER: self.plan.parameters, Role.BUFFER: self.plan.buffers, Role.CONSTANT: self.plan.constants}[role]
+        store[name] = tensor
+        self.defined.add(name)
+
+    def add_node(self, node: NodeProto, graph: GraphProto) -> None:
+        inputs = [self.resolve(name) for name in node.input]
+        for name in inputs:
+            if name not in self.defined:
+                raise ModelRefused(f"{described(node)} reads {name!r} {_why_undefined(name, graph)}")
+        domain = domain_of(node.domain)
+        special = _SPECIAL.get(node.op_type) if domain == "" else None
+        if special is None or not special(self, node, inputs):
+            entry = find(domain, node.op_type, self.versions.get(domain, 0))
+            if entry is None:
+                label = f"{domain}.{node.op_type}" if domain else node.op_type
+                self.plan.unsupported[label] += 1
+            else:
+                self.add_call(node, entry, inputs)
+        self.defined.update(name for name in node.output if name)
+
+    def add_call(self, node: NodeProto, entry: Entry, inputs: list[str]) -> None:
+        call = Call(entry, read_attributes(node, entry), inputs, list(node.output), described(node))
+        if all(name in self.plan.constants or not name for name in inputs) and self.folds(call):
+            return
+        self.plan.calls.append(call)
+
+    def folds(self, call: Call) -> bool:
+        """Compute the call now, unless its result would be absurdly large."""
+        constants = [self.plan.constants[name] if name else None for name in call.inputs]
+        if _result_size(call, constants) > LARGEST_CONSTANT:
+            return False
+        arriving = [call.entry.kind(position) for position in range(len(constants))]
+        values: list[Value | None] = []
+        for tensor, kind in zip(constants, arriving, strict=True):
+            values.append(as_known(tensor) if tensor is not None and kind == "known" else tensor)
+        try:
+            result = bind(call.entry, call.attributes, arriving)(*values)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ModelRefused(f"{call.label} cannot be computed: {str(error).splitlines()[0]}") from error
+        results = result if isinstance(result, tuple) else (result,)
+        for name, value in zip(call.outputs, results, strict=False):
+            if name:
+                self.plan.constants[name] = as_tensor(value)
+        return True
+
+
+def _constant(planner: _Planner, node: NodeProto, _inputs: list[str]) -> bool:
+    """A Constant node is an initialiser with another spelling."""
+    entry = Entry("Constant", _constant_value, 1, None, "")
+    planner.add_tensor(node.output[0], _constant_value(**read_attributes(node, entry)))
+    return True
+
+
+def _constant_value(
+    *, value: Tensor | None = None, value_float: float | None = None, value_floats: list[float] | None = None,
+    value_int: int | None = None, value_ints: list[int] | None = None,
+) -> Tensor:  # fmt: skip
+    if value is not None:
+        return value
+    if value_float is not None or value_floats is not None:
+        return torch.tensor(value_float if value_float is not None else value_floats, dtype=torch.float32)
+    return torch.tensor(value_int if value_int is not None else value_ints, dtype=torch.int64)
+
+
+def _identity(planner: _Planner, node: NodeProto, inputs: list[str]) -> bool:
+    """An Identity is another name; of a weight, a tied one."""
+    planner.aliases[node.output[0]] = inputs[0]
+    return True
+
+
+def _if(planner: _Planner, node: NodeProto, inputs: list[str]) -> bool:
+    """The branch that a constant condition takes; any other condition depends on data."""
+    condition = planner.plan.constants.get(inputs[0])
+    if condition is None:
+        planner.plan.unsupported["If (with a condition that depends on data)"] += 1
+        return True
+    branches = {attribute.name: attribute.g for attribute in node.attribute}
+    branch = branches["then_branch" if bool(condition) else "else_branch"]
+    planner.walk(branch, inner=True)
+    for output, inner in zip(node.output, branch.output, strict=True):
+        planner.aliases[output] = planner.resolve(inner.name)
+    return True
+
+
+_SPECIAL: dict[str, Callable[[_Planner, NodeProto, list[str]], bool]] = {"Constant": _constant, "Identity": _identity, "If": _if}
+
+
+def _consumers(graph: GraphProto) -> dict[str, list[tuple[str, int]]]:
+    """For each name, the operators that read it and at which position, in branches too; ``Identity`` passes on."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    aliases: dict[str, str] = {}
+    for node in _all_nodes(graph):
+        for position, name in enumerate(node.input):
+            found.setdefault(aliases.get(name, name), []).append((node.op_type, position))
+        if node.op_type == "Identity":
+            aliases[node.output[0]] = aliases.get(node.input[0], node.input[0])
+    return found
+
+
+def _all_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
+                yield from _all_nodes(inner)
+
+
+def _why_undefined(name: str, graph: GraphProto) -> str:
+    if any(name in node.output for node in graph.node):
+        return "before it is made: the graph has a cycle, or its nodes are not sorted"
+    return "which nothing makes: the file is damaged, export it again"
+
+
+def _numbers(tensor: Tensor | None) -> list[Any]:
+    return [] if tensor is None else tensor.reshape(-1).tolist()[:64]
+
+
+_GROWTH: dict[str, Callable[[Call, list[Tensor | None]], float]] = {
+    "ConstantOfShape": lambda call, v: math.prod(_numbers(v[0])),
+    "Expand": lambda call, v: math.prod(max(length, 1) for length in _numbers(v[1])) * (v[0].numel() if v[0] is not None else 1),
+    "Tile": lambda call, v: math.prod(_numbers(v[1])) * (v[0].numel() if v[0] is not None else 1),
+    "Range": lambda call, v: (_numbers(v[1])[0] - _numbers(v[0])[0]) / (_numbers(v[2])[0] or 1),
+    "OneHot": lambda call, v: (_numbers(v[1]) or [1])[0] * (v[0].numel() if v[0] is not None else 1),
+    "Pad": lambda call, v: (v[0].numel() if v[0] is not None else 1) * math.prod(1 + max(n, 0) for n in _numbers(v[1] if len(v) > 1 else None)),
+    "HannWindow": lambda call, v: _numbers(v[0])[0],
+    "HammingWindow": lambda call, v: _numbers(v[0])[0],
+    "BlackmanWindow": lambda call, v: _numbers(v[0])[0],
+}  # fmt: skip
+"""Operators whose result can be far larger than their inputs, and a bound on its number of elements."""
+
+
+def _result_size(call: Call, constants: list[Tensor | None]) -> float:
+    bound = _GROWTH.get(call.entry.name)
+    return 0 if bound is None else bound(call, constants)
+
+
+def _drop_dead(plan: Plan) -> None:
+    """Leave out what no output needs."""
+    needed = set(plan.outputs)
+    kept = []
+    for call in reversed(plan.calls):
+        if needed & set(call.outputs):
+            kept.append(call)
+            needed.update(call.inputs)
+    plan.calls = kept[::-1]
+    plan.constants = {name: tensor for name, tensor in plan.constants.items() if name in needed}
