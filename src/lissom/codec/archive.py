@@ -1,0 +1,317 @@
+"""The archive: tensors to bytes and back, chunk by chunk, checked before anything is believed."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lissom.codec.arrays import code_array
+from lissom.codec.directory import Directory, Entry, Part, plan
+from lissom.codec.dtypes import dtype_named, number_of
+from lissom.codec.quantized import checked, code_decoding, from_symbols, to_symbols
+from lissom.codec.stream import EFFORTS, Stream
+from lissom.codec.tensors import Quantized, Table, Uniform
+from lissom.errors import CorruptArchive, InputRefused, UsageError
+
+__all__ = ["Archive", "Reader", "decode", "encode"]
+
+Tensor = npt.NDArray[Any] | Quantized
+MAGIC = b"\x8flsm"
+VERSION = 1
+SEALED = 1 << 16  # an archive of one block below this many bytes has one checksum over everything
+LIMIT = 1 << 33  # decoded bytes that decode() allows unless told otherwise
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What an archive holds.
+
+    Args:
+        tensors: by name, in the order of encoding: arrays as they were, or :class:`Quantized`.
+        network: the network section, or None.
+        metadata: the user's own strings.
+    """
+
+    tensors: dict[str, Tensor]
+    network: bytes | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def encode(
+    tensors: Mapping[str, Tensor],
+    *,
+    network: bytes | None = None,
+    metadata: Mapping[str, str] | None = None,
+    effort: str = "best",
+    threads: int | None = None,
+) -> bytes:
+    """The archive's bytes; they depend on the tensors and the effort, never on the machine or ``threads``.
+
+    Args:
+        tensors: arrays of any dtype in :data:`lissom.codec.dtypes.DTYPES` (kept bit by bit), or
+            :class:`Quantized` (levels and decoding kept exactly).
+        network: bytes of the network section; None leaves it out.
+        metadata: strings to carry along.
+        effort: ``"best"`` (smallest) or ``"fast"``.
+        threads: how many chunks to work on at once; None for as many as the process may use.
+
+    Raises:
+        InputRefused: a dtype that the archive cannot hold, levels that do not fit their table.
+        UsageError: an unknown effort.
+
+    >>> weights = {"fc.weight": np.zeros((10, 500), np.float32), "fc.bias": np.arange(10, dtype=np.float32)}
+    >>> data = encode(weights)
+    >>> len(data) < 60, (decode(data).tensors["fc.bias"] == weights["fc.bias"]).all()
+    (True, np.True_)
+    """
+    if effort not in EFFORTS:
+        raise UsageError(f"effort={effort!r}: choose one of {', '.join(map(repr, EFFORTS))}")
+    prepared = {name: _prepared(name, tensor) for name, tensor in tensors.items()}
+    directory = Directory(effort, [_entry(name, tensor) for name, tensor in prepared.items()], dict(metadata or {}))
+    blocks = [] if network is None else [_encode_bytes(network)]
+    directory.network = None if network is None else len(network)
+    values = list(prepared.values())
+    chunks = plan(directory.entries)
+    blocks += _parallel(lambda chunk: _encode_chunk(chunk, directory, values), chunks, threads)
+    return _assembled(directory, blocks)
+
+
+def decode(data: bytes, *, threads: int | None = None, limit: int = LIMIT) -> Archive:
+    """The tensors, network section and metadata of an archive.
+
+    Args:
+        data: the whole archive.
+        threads: how many chunks to work on at once; None for as many as the process may use.
+        limit: the most bytes that the decoded tensors may take.
+
+    Raises:
+        CorruptArchive: the bytes are not an archive, or were truncated or altered, or declare more than ``limit``.
+    """
+    reader = Reader(data, limit=limit)
+    return Archive(reader.tensors(threads=threads), reader.network(), reader.metadata)
+
+
+class Reader:
+    """An archive whose directory has been read, and whose tensors are decoded one by one when asked for.
+
+    Raises:
+        CorruptArchive: as :func:`decode`.
+
+    >>> reader = Reader(encode({"a": np.arange(3), "b": np.ones(2)}))
+    >>> list(reader), reader["a"]
+    (['a', 'b'], array([0, 1, 2]))
+    """
+
+    def __init__(self, data: bytes | memoryview, *, limit: int = LIMIT) -> None:
+        self._data = memoryview(data)
+        self.directory, self._blocks = _opened(self._data, limit)
+        self.metadata = self.directory.metadata
+        self.entries = {entry.name: entry for entry in self.directory.entries}
+        self._chunks = plan(self.directory.entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, name: str) -> Tensor:
+        index = list(self.entries).index(name)
+        chunks = [number for number, chunk in enumerate(self._chunks) if any(part.index == index for part in chunk)]
+        return self._decoded(chunks, {index}, 1)[index]
+
+    def tensors(self, *, threads: int | None = None) -> dict[str, Tensor]:
+        """Every tensor by name."""
+        indices = set(range(len(self.entries)))
+        decoded = self._decoded(list(range(len(self._chunks))), indices, threads)
+        return {name: decoded[index] for index, name in enumerate(self.entries)}
+
+    def network(self) -> bytes | None:
+        """The network section, or None."""
+        if self.directory.network is None:
+            return None
+        return _decode_bytes(bytes(self._payload(0)), self.directory.network)
+
+    def _payload(self, block: int) -> memoryview:
+        start, stop, checksum = self._blocks[block]
+        payload = self._data[start:stop]
+        if checksum is not None and zlib.crc32(payload) != checksum:
+            raise CorruptArchive(f"block {block} does not match its checksum: the file was altered")
+        return payload
+
+    def _decoded(self, chunks: list[int], wanted: set[int], threads: int | None) -> dict[int, Tensor]:
+        entries = self.directory.entries
+        arrays = {
+            index: np.empty(entries[index].shape, dtype_named(entries[index].dtype) if entries[index].kind == "plain" else np.int32)
+            for index in sorted({part.index for number in chunks for part in self._chunks[number]})
+        }
+        decodings: dict[int, Table | Uniform] = {}
+        first = int(self.directory.network is not None)
+
+        def work(number: int) -> None:
+            _decode_chunk(bytes(self._payload(first + number)), self._chunks[number], self.directory, arrays, decodings)
+
+        _parallel(work, chunks, threads)
+        return {index: _finished(entries[index], arrays[index], decodings.get(index)) for index in sorted(wanted)}
+
+
+def _finished(entry: Entry, array: npt.NDArray[Any], decoding: Table | Uniform | None) -> Tensor:
+    if decoding is None:
+        return array
+    return from_symbols(array, decoding, entry.dtype, masked=entry.kind.startswith("masked"))
+
+
+def _prepared(name: str, tensor: Tensor) -> Tensor:
+    if isinstance(tensor, Quantized):
+        tensor = checked(name, tensor)
+        dtype: Any = np.dtype(dtype_named(tensor.dtype))
+    else:
+        tensor = np.asarray(tensor)
+        tensor = np.ascontiguousarray(tensor).reshape(tensor.shape)
+        dtype = tensor.dtype
+    try:
+        number_of(dtype)
+    except KeyError:
+        raise InputRefused(f"{name}: the dtype {dtype} has no place in an archive; convert it, for example to float32") from None
+    if not isinstance(tensor, Quantized) and not tensor.dtype.isnative:
+        tensor = tensor.astype(tensor.dtype.newbyteorder("="))
+    return tensor
+
+
+def _entry(name: str, tensor: Tensor) -> Entry:
+    if not isinstance(tensor, Quantized):
+        return Entry(name, "plain", tensor.dtype.name, tensor.shape)
+    kind = "table" if isinstance(tensor.decoding, Table) else "uniform"
+    return Entry(name, kind if tensor.mask is None else f"masked {kind}", tensor.dtype, tensor.shape)
+
+
+def _piece(array: npt.NDArray[Any], part: Part) -> npt.NDArray[Any]:
+    """The part of an array, as a view."""
+    if part.flat:
+        return array.reshape(-1)[part.start : part.stop]
+    return array[part.start : part.stop] if array.ndim else array
+
+
+def _encode_chunk(chunk: list[Part], directory: Directory, tensors: list[Tensor]) -> bytes:
+    stream = Stream(None, directory.effort)
+    for part in chunk:
+        tensor = tensors[part.index]
+        if isinstance(tensor, Quantized):
+            if part.start == 0:
+                code_decoding(stream, tensor.decoding, tensor.shape, table=isinstance(tensor.decoding, Table))
+            stream.levels(np.ascontiguousarray(_piece(to_symbols(tensor), part)))
+        else:
+            code_array(stream, _piece(tensor, part))
+    return stream.finish()
+
+
+def _decode_chunk(
+    payload: bytes, chunk: list[Part], directory: Directory, arrays: dict[int, npt.NDArray[Any]], decodings: dict[int, Table | Uniform]
+) -> None:
+    stream = Stream(payload, directory.effort)
+    for part in chunk:
+        entry = directory.entries[part.index]
+        piece = _piece(arrays[part.index], part)
+        if entry.kind == "plain":
+            code_array(stream, piece)
+            continue
+        if part.start == 0:
+            decodings[part.index] = code_decoding(stream, None, entry.shape, table=entry.kind.endswith("table"))
+        stream.levels(piece)
+
+
+def _encode_bytes(data: bytes) -> bytes:
+    stream = Stream(None, "best")
+    stream.text(data, len(data), b"")
+    return stream.finish()
+
+
+def _decode_bytes(payload: bytes, length: int) -> bytes:
+    return Stream(payload, "best").text(None, length, b"")
+
+
+def _parallel(work: Any, items: list[Any], threads: int | None) -> list[Any]:
+    """``work`` of every item, in order, on a few threads (the kernels hold no lock)."""
+    count = min(len(items), threads or len(os.sched_getaffinity(0)))
+    if count <= 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(work, items))
+
+
+def _assembled(directory: Directory, blocks: list[bytes]) -> bytes:
+    """Magic, version, blocks, directory, checksum, and last the directory's length, to be read backwards."""
+    sealed = len(blocks) <= 1 and sum(map(len, blocks)) < SEALED
+    directory.lengths = [len(block) for block in blocks]
+    coded = directory.to_bytes()
+    number = len(coded) << 1 | sealed
+    trailer = bytearray([number & 127])
+    while number := number >> 7:
+        trailer.append(number & 127 | 128)
+    head = MAGIC + bytes([VERSION])
+    body = b"".join(block if sealed else block + zlib.crc32(block).to_bytes(4, "little") for block in blocks)
+    covered = (head + body if sealed else head) + coded + bytes(trailer)
+    return head + body + coded + zlib.crc32(covered).to_bytes(4, "little") + bytes(trailer)
+
+
+def _opened(data: memoryview, limit: int) -> tuple[Directory, list[tuple[int, int, int | None]]]:
+    """The directory, and each block's start, end and checksum."""
+    head = len(MAGIC) + 1
+    if bytes(data[: len(MAGIC)]) != MAGIC:
+        raise CorruptArchive("this is not a .lissom archive: it does not start with its four magic bytes")
+    if len(data) < head + 5:
+        raise CorruptArchive(f"an archive of {len(data)} bytes is truncated")
+    if data[len(MAGIC)] != VERSION:
+        raise CorruptArchive(f"the archive has version {data[len(MAGIC)]}; this lissom reads version {VERSION}: use a newer one")
+    length, trailer = _trailer(data)
+    sealed = length & 1
+    end = len(data) - trailer - 4
+    start = end - (length >> 1)
+    if start < head:
+        raise CorruptArchive("the archive is shorter than its directory: the file is truncated or was altered")
+    checksum = int.from_bytes(data[end : end + 4], "little")
+    covered = zlib.crc32(data[end + 4 :], zlib.crc32(data[:end] if sealed else data[start:end], 0 if sealed else zlib.crc32(data[:head])))
+    if covered != checksum:
+        raise CorruptArchive("the directory does not match its checksum: the file is truncated or was altered")
+    directory = Directory.from_bytes(bytes(data[start:end]), limit)
+    blocks: list[tuple[int, int, int | None]] = []
+    at = head
+    for size in directory.lengths:
+        stop = at + size
+        if stop > start:
+            raise CorruptArchive("the directory declares more blocks than there are bytes: the file was altered")
+        blocks.append((at, stop, None if sealed else int.from_bytes(data[stop : stop + 4], "little")))
+        at = stop if sealed else stop + 4
+    if at != start:
+        raise CorruptArchive("there are bytes between the last block and the directory: the file was altered")
+    _check_sizes(directory, len(blocks), limit)
+    return directory, blocks
+
+
+def _trailer(data: memoryview) -> tuple[int, int]:
+    """The number that ends the file, written so that it can be read backwards, and how many bytes it takes."""
+    number = taken = 0
+    while taken < 9 and taken < len(data):
+        byte = data[len(data) - 1 - taken]
+        number = number << 7 | (byte & 127)
+        taken += 1
+        if (byte & 128) == 0:
+            return number, taken
+    raise CorruptArchive("the archive's last bytes are no length: the file is truncated or was altered")
+
+
+def _check_sizes(directory: Directory, blocks: int, limit: int) -> None:
+    declared = sum(entry.size * (dtype_named(entry.dtype).itemsize if entry.kind == "plain" else 4) for entry in directory.entries)
+    declared += directory.network or 0
+    if declared > limit:
+        raise CorruptArchive(f"the archive declares {declared} decoded bytes, over the limit of {limit}: raise limit= if you trust it")
+    expected = len(plan(directory.entries)) + (directory.network is not None)
+    if blocks != expected:
+        raise CorruptArchive(f"the archive has {blocks} blocks where its tensors need {expected}: the file was altered")
