@@ -1,0 +1,1 @@
+"""Calibration: everything learnt by running data through a network."""

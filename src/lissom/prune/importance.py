@@ -15,7 +15,7 @@ from lissom import edits
 from lissom.job import Job
 from lissom.network import flatten_outputs
 
-__all__ = ["IMPORTANCES", "Importance", "entropy", "importance_of"]
+__all__ = ["IMPORTANCES", "Importance", "entropy", "gradients", "importance_of"]
 
 BATCH = 32
 
@@ -85,14 +85,14 @@ def importance_of(module: nn.Module, names: Sequence[str], how: str, job: Job, *
         return {name: chosen.score(value.float(), torch.empty(0)) for name, value in values.items()}
     scores = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in values.items()}
     count = 0
-    for gradients in _gradients(module, names, job, chosen.batch, samples):
+    for found in gradients(module, names, job, chosen.batch, samples):
         count += 1
-        for name, gradient in gradients.items():
+        for name, gradient in found.items():
             scores[name] += chosen.score(values[name].float(), gradient.float())
     return {name: score / max(count, 1) for name, score in scores.items()}
 
 
-def _gradients(module: nn.Module, names: Sequence[str], job: Job, batch: int, samples: int) -> Iterator[dict[str, Tensor]]:
+def gradients(module: nn.Module, names: Sequence[str], job: Job, batch: int, samples: int) -> Iterator[dict[str, Tensor]]:
     """The gradient of the loss of each batch with respect to the values of the named tensors, summed over aliases."""
     tied = edits.aliases(module)
     device = next(module.parameters()).device

@@ -1,0 +1,159 @@
+"""Channel selection: which indices of which groups go, for a share of them or for a target of MACs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lissom.graph.axes import Atom
+from lissom.graph.capture import Graph
+from lissom.graph.cost import macs
+from lissom.graph.groups import Group
+
+__all__ = ["Keep", "Ladder", "ladders", "select"]
+
+Keep = dict[Group, npt.NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Groups that lose equal shares (they share an attribute), as rungs: what goes first, what goes next.
+
+    Args:
+        groups: The groups.
+        rungs: For each rung, the indices of each group that go with it, least important first. The last positions
+            stand on no rung: at least one is always kept.
+        costs: The importance that each rung loses.
+    """
+
+    groups: tuple[Group, ...]
+    rungs: tuple[tuple[npt.NDArray[np.int64], ...], ...]
+    costs: tuple[float, ...]
+
+    def gone(self, count: int) -> list[npt.NDArray[np.bool_]]:
+        """Which indices of each group stay when the first ``count`` rungs go."""
+        masks = [np.ones(group.size, bool) for group in self.groups]
+        for rung in self.rungs[:count]:
+            for mask, indices in zip(masks, rung, strict=True):
+                mask[indices] = False
+        return masks
+
+
+def ladders(sets: Sequence[Sequence[Group]], scores: Mapping[Group, npt.NDArray[np.float64]], multiple: int = 1) -> list[Ladder]:
+    """A ladder for each set of groups that must keep equal shares.
+
+    Args:
+        sets: Groups that share attributes, from :func:`lissom.graph.attributes.siblings`.
+        scores: Importance of every index.
+        multiple: What is left of a group is a multiple of this, where the group is larger than it.
+    """
+    result = []
+    for groups in sets:
+        steps = math.gcd(*(group.size for group in groups))
+        order = [np.argsort(scores[group], kind="stable") for group in groups]
+        sizes = [group.size // steps for group in groups]
+        whole = multiple if steps > multiple else 1
+        edges = list(range(steps % whole or whole, steps, whole))
+        rungs, costs = [], []
+        for low, high in zip([0, *edges], edges, strict=False):
+            rung = tuple(sorted_[low * each : high * each] for sorted_, each in zip(order, sizes, strict=True))
+            rungs.append(rung)
+            costs.append(float(sum(scores[group][part].sum() for group, part in zip(groups, rung, strict=True))))
+        result.append(Ladder(tuple(groups), tuple(rungs), tuple(costs)))
+    return result
+
+
+def select(graph: Graph, found: Sequence[Ladder], *, scope: str, ratio: float | None, target: float | None) -> Keep:
+    """What stays of every group.
+
+    Args:
+        graph: The network's graph, for MACs.
+        found: The ladders.
+        scope: ``"global"``: rungs of all ladders compete, by importance for what they save; ``"group"``: every ladder
+            loses the same share.
+        ratio: Share of all indices that goes; None for a target.
+        target: MACs that may be left; the most important selection that meets it, or the smallest there is.
+    """
+    if not found:
+        return {}
+    taking = _by_share(found) if scope == "group" else _by_rank(graph, found, by_macs=target is not None)
+    if target is None:
+        total = sum(group.size for ladder in found for group in ladder.groups)
+        return taking(_first(taking.steps, lambda count: _removed(taking(count)) >= (ratio or 0) * total - 1e-9))
+    return taking(_first(taking.steps, lambda count: macs(graph, _by_atom(taking(count))) <= target))
+
+
+@dataclass(frozen=True)
+class _Taking:
+    """A way to take more and more: from a number of steps to what stays."""
+
+    steps: int
+    keep: Callable[[int], Keep]
+
+    def __call__(self, count: int) -> Keep:
+        return self.keep(count)
+
+
+def _first(steps: int, enough: Callable[[int], bool]) -> int:
+    """The smallest number of steps that is enough, by bisection; all of them where none is."""
+    low, high = 0, steps
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return low
+
+
+def _by_share(found: Sequence[Ladder]) -> _Taking:
+    fine = 1000
+
+    def keep(count: int) -> Keep:
+        return _kept(found, [int(count / fine * (len(ladder.rungs) + 1) + 1e-9) for ladder in found])
+
+    return _Taking(fine, keep)
+
+
+def _by_rank(graph: Graph, found: Sequence[Ladder], *, by_macs: bool) -> _Taking:
+    """Rungs in the order of importance lost for each MAC (or index) saved; a ladder's own order is kept."""
+    whole = macs(graph)
+    steps: list[tuple[float, int]] = []
+    for number, ladder in enumerate(found):
+        if not ladder.rungs:
+            continue
+        half = max(1, len(ladder.rungs) // 2)
+        if by_macs:
+            saved = (whole - macs(graph, _by_atom(_kept([ladder], [half])))) / half
+        else:
+            saved = sum(part.size for part in ladder.rungs[0])
+        highest = 0.0
+        for cost in ladder.costs:
+            highest = max(highest, cost / max(saved, 1e-12))
+            steps.append((highest, number))
+    steps.sort(key=lambda step: step[0])
+
+    def keep(count: int) -> Keep:
+        taken = [0] * len(found)
+        for _, number in steps[:count]:
+            taken[number] += 1
+        return _kept(found, taken)
+
+    return _Taking(len(steps), keep)
+
+
+def _kept(found: Sequence[Ladder], counts: Sequence[int]) -> Keep:
+    return {
+        group: mask
+        for ladder, count in zip(found, counts, strict=True)
+        for group, mask in zip(ladder.groups, ladder.gone(count), strict=True)
+    }
+
+
+def _removed(keep: Keep) -> int:
+    return sum(int((~mask).sum()) for mask in keep.values())
+
+
+def _by_atom(keep: Keep) -> dict[Atom, npt.NDArray[np.bool_]]:
+    return {group.atom: mask for group, mask in keep.items()}
