@@ -94,12 +94,15 @@ def _with_known_operators(proto: ModelProto, found: dict[str, int]) -> ModelProt
     """The model with its own functions, and operators that ONNX defines by others, replaced by their nodes."""
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
-    composed = {
-        (node.domain, node.op_type) for node in proto.graph.node if _is_composed(domain_of(node.domain), node.op_type, found)
-    }
-    if not composed:
-        return proto
-    return onnx.inliner.inline_selected_functions(proto, sorted(composed), inline_schema_functions=True)
+    for _ in range(_DEEPEST):  # an operator may be defined by one that is itself defined by others
+        composed = {(n.domain, n.op_type) for n in proto.graph.node if _is_composed(domain_of(n.domain), n.op_type, found)}
+        if not composed:
+            break
+        proto = onnx.inliner.inline_selected_functions(proto, sorted(composed), inline_schema_functions=True)
+    return proto
+
+
+_DEEPEST = 4
 
 
 def _is_composed(domain: str, name: str, found: dict[str, int]) -> bool:

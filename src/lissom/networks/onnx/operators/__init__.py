@@ -2,11 +2,14 @@
 
 from lissom.networks.onnx.operators import (  # noqa: F401
     activation,
+    attention,
     comparison,
     convolution,
+    detection,
     elementwise,
     generate,
     index,
+    loss,
     matrix,
     normalisation,
     pooling,
@@ -16,4 +19,5 @@ from lissom.networks.onnx.operators import (  # noqa: F401
     resize,
     shape,
     shape_rules,
+    signal,
 )

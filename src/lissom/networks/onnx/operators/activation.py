@@ -7,14 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lissom.networks.onnx.operators.dtypes import STORED_ONLY
+from lissom.networks.onnx.operators.elementwise import unary
 from lissom.networks.onnx.table import operator
 from lissom.networks.onnx.values import Known, Value
 
-operator("Relu")(torch.relu)
-operator("Sigmoid")(torch.sigmoid)
-operator("Softsign")(F.softsign)
-operator("HardSwish")(F.hardswish)
-operator("Mish")(F.mish)
+for _name, _function in {"Relu": torch.relu, "Sigmoid": torch.sigmoid, "Softsign": F.softsign, "HardSwish": F.hardswish}.items():
+    operator(_name)(unary(_function))
+operator("Mish")(unary(F.mish))
 
 
 @operator("LeakyRelu")

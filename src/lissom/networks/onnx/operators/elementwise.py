@@ -26,7 +26,9 @@ _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }  # fmt: skip
 
 
-def _unary(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def unary(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A function of one tensor, with a signature that the table can read (torch's own have none)."""
+
     def compute(x: Tensor) -> Tensor:
         return function(x)
 
@@ -42,7 +44,7 @@ def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, T
 
 
 for _name, _function in _UNARY.items():
-    operator(_name)(_unary(_function))
+    operator(_name)(unary(_function))
 for _name, _pair in _BINARY.items():
     operator(_name)(_binary(_pair))
 
