@@ -12,13 +12,13 @@ from pathlib import Path
 from lissom.errors import InputRefused
 from lissom.files import atomic_file, write_text
 from lissom.network import Network
-from lissom.report import recipe_yaml, render
+from lissom.report import byte_text, claim, recipe_yaml, render
 from lissom.report.record import Record
 
 __all__ = ["Result"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a compression gives back.
 
@@ -29,8 +29,12 @@ class Result:
     """
 
     record: Record
-    network: Network | None = field(default=None, repr=False)
+    network: Network | None = None
     files: Mapping[str, Path] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shipped = "nothing" if self.record.shipped_bytes is None else byte_text(self.record.shipped_bytes)
+        return f"<Result of {self.record.model}: {byte_text(self.record.bytes.source)} to {shipped}; {claim(self.record)}>"
 
     def save(self, folder: str | os.PathLike[str]) -> Result:
         """Write the files, recipe.yaml, report.html and, last, result.json into ``folder``, each whole or not at all.

@@ -10,12 +10,12 @@ import yaml
 from lissom.report.headline import SHIPPED
 from lissom.report.markup import Child, Markup, tag
 from lissom.report.record import Record
-from lissom.report.wording import byte_text, capitalised, ms_text, percent_text, seconds_text, spread_text, times_text
+from lissom.report.wording import byte_text, capitalised, ms_text, percent_text, seconds_text, shortened, spread_text, times_text
 
 __all__ = ["measured", "notes", "recipe", "recipe_yaml"]
 
-MOST_NOTES = 400
-MOST_YAML = 100_000
+MOST_NOTES = 200
+MOST_YAML = 50_000
 
 
 def notes(record: Record) -> Markup | None:
@@ -26,7 +26,7 @@ def notes(record: Record) -> Markup | None:
     return tag(
         "section",
         tag("h2", "Refused or left alone"),
-        tag("ul", [tag("li", note[:1000]) for note in record.notes[:MOST_NOTES]], class_="notes"),
+        tag("ul", [tag("li", shortened(note, 500)) for note in record.notes[:MOST_NOTES]], class_="notes"),
         tag("p", f"{left} more are in result.json.", class_="fine") if left > 0 else None,
         id="notes",
     )
@@ -47,7 +47,7 @@ def recipe(record: Record) -> Markup:
         tag("h2", "The recipe"),
         tag("p", "The same text is in recipe.yaml; one click selects it all.", class_="fine"),
         tag("pre", tag("code", "The recipe is too long for this page: see recipe.yaml." if long else text), tabindex="0"),
-        [tag("p", "The command that makes this result:"), tag("pre", tag("code", record.command), tabindex="0")]
+        [tag("p", "The command that makes this result:"), tag("pre", tag("code", shortened(record.command, 5000)), tabindex="0")]
         if record.command
         else None,
         id="recipe",
@@ -147,7 +147,7 @@ def _run_words(record: Record) -> str:
 
 
 def _facts(facts: Mapping[str, Any]) -> Markup | None:
-    rows = [[capitalised(name.replace("_", " ")), _plain(value)] for name, value in facts.items()]
+    rows = [[name.replace("_", " "), _plain(value)] for name, value in facts.items()]
     return _table([], rows, numeric=False) if rows else None
 
 

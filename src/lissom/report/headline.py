@@ -14,6 +14,7 @@ from lissom.report.wording import (
     count_text,
     ms_text,
     seconds_text,
+    shortened,
     spread_text,
     times_text,
     value_text,
@@ -30,7 +31,7 @@ def headline(record: Record) -> Markup:
     return tag(
         "header",
         tag("p", "lissom compression report", class_="eyebrow"),
-        tag("p", record.model, class_="model"),
+        tag("p", shortened(record.model), class_="model"),
         tag("h1", claim(record)),
         tag("div", [tile(record) for tile in TILES], class_="tiles"),
         _verdicts(record),

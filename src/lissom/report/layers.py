@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lissom.report.markup import Child, Markup, tag
 from lissom.report.record import Histogram, Layer, Record
-from lissom.report.wording import byte_text, count_text, ms_text, percent_text
+from lissom.report.wording import byte_text, count_text, ms_text, percent_text, shortened
 
 __all__ = ["MOST_HISTOGRAMS", "MOST_LAYERS", "layers", "weights"]
 
@@ -107,8 +107,8 @@ def _row(layer: Layer, used: Sequence[tuple[Column, float]]) -> Markup:
         parameters = f"{count_text(layer.parameters.before)} → {parameters}"
     name = tag(
         "th",
-        tag("code", layer.name[:200]),
-        tag("small", f"{layer.kind[:60]} {shape}, {parameters} parameters"),
+        tag("code", shortened(layer.name, 160)),
+        tag("small", f"{shortened(layer.kind, 60)} {shape}, {parameters} parameters"),
         scope="row",
     )
     cells = [tag("td", column.cell(layer, most), class_="n", data_label=column.heading) for column, most in used]
@@ -156,7 +156,9 @@ def _histogram_card(layer: Layer) -> Markup:
     ]
     drawing = tag("svg", sides, tag("line", x1=0, x2=240, y1=52, y2=52, class_="axis"), labels, viewBox="0 0 240 122", role="img")
     zeros = " → ".join(_zero_share(histogram) for histogram in (layer.histogram_before, layer.histogram_after) if histogram)
-    return tag("figure", tag("figcaption", tag("code", layer.name[:200])), drawing, tag("p", f"zeros {zeros}", class_="fine"))
+    return tag(
+        "figure", tag("figcaption", tag("code", shortened(layer.name, 160))), drawing, tag("p", f"zeros {zeros}", class_="fine")
+    )
 
 
 def _counted(histogram: Histogram) -> str:

@@ -11,6 +11,7 @@ from lissom.report.layers import layers, weights
 from lissom.report.markup import Markup, tag
 from lissom.report.record import Record
 from lissom.report.trials import trials
+from lissom.report.wording import shortened
 
 __all__ = ["render"]
 
@@ -30,7 +31,7 @@ def render(record: Record) -> str:
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
-        tag("title", f"{record.model}: {claim(record)}"),
+        tag("title", f"{shortened(record.model)}: {claim(record)}"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),

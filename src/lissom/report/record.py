@@ -34,7 +34,8 @@ __all__ = [
 SCHEMA_VERSION: Final = 1
 """Raised when a reader of the old form would misread the new one; a result of another version is refused."""
 
-_CHECKED = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+# "constants" leaves a NaN inside recipe or machine as it is, so that writing JSON refuses it; otherwise it became null unseen.
+_CHECKED = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, ser_json_inf_nan="constants")
 Count = Annotated[int, pydantic.Field(ge=0)]
 Positive = Annotated[float, pydantic.Field(gt=0)]
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]

@@ -9,7 +9,7 @@ from lissom.report.headline import SHIPPED
 from lissom.report.markup import Markup, tag
 from lissom.report.record import Record, Trial
 from lissom.report.scatter import SHAPES, Mark, scatter
-from lissom.report.wording import byte_text, capitalised, change_text, ms_text, seconds_text, value_text
+from lissom.report.wording import byte_text, capitalised, change_text, ms_text, seconds_text, shortened, value_text
 
 __all__ = ["MOST_TRIALS", "trials"]
 
@@ -105,7 +105,7 @@ def _marks(
             value = value_text(trial.metric, record.metric.unit)
             because = f": {trial.refused_because}" if trial.refused_because else ""
             title = f"{trial.name}: {trial.recipe or 'no change'}. {value}, {cost_text(x)}. {_outcome(trial)}{because}"
-            marks.append(Mark(x, trial.metric, _kind(trial), title))
+            marks.append(Mark(x, trial.metric, _kind(trial), shortened(title)))
     original = _original_metric(record)
     if marks and original is not None and original_cost:
         title = f"the original: {value_text(original, record.metric.unit)}, {cost_text(original_cost)}"
@@ -175,11 +175,7 @@ def _table(record: Record, shown: Sequence[Trial]) -> Markup:
             seconds_text(trial.seconds) if trial.seconds else "",
             f"{_outcome(trial)}: {trial.refused_because}" if trial.refused_because else _outcome(trial),
         ]
-        filled = [tag("td", _short(cell), class_="n" if index in numeric else None) for index, cell in enumerate(cells)]
+        filled = [tag("td", shortened(cell), class_="n" if index in numeric else None) for index, cell in enumerate(cells)]
         rows.append(tag("tr", filled, class_=_kind(trial)))
     heads = [tag("th", word, scope="col", class_="n" if index in numeric else None) for index, word in enumerate(head)]
     return tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="trials")
-
-
-def _short(text: str, most: int = 240) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

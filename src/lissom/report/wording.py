@@ -13,6 +13,7 @@ __all__ = [
     "ms_text",
     "percent_text",
     "seconds_text",
+    "shortened",
     "spread_text",
     "tick_text",
     "times_text",
@@ -28,6 +29,7 @@ PREFIXES = ("", "k", "M", "G", "T")
 
 def _significant(value: float, digits: int = 3) -> str:
     """A positive number with at least ``digits`` significant digits and no exponent."""
+    value = float(f"{value:.{digits - 1}e}") if value < 10**digits else value  # 0.9996 becomes 1.00 and not 1.000
     decimals = max(0, digits - 1 - math.floor(math.log10(value))) if value else 0
     return f"{value:,.{min(decimals, 6)}f}"
 
@@ -47,6 +49,15 @@ def capitalised(text: str) -> str:
     'Mean IoU'
     """
     return text[:1].upper() + text[1:]
+
+
+def shortened(text: str, most: int = 240) -> str:
+    """The text, cut to ``most`` characters, and the cut seen.
+
+    >>> shortened("a sentence that goes on", 10)
+    'a sentenc…'
+    """
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def byte_text(count: float) -> str:
