@@ -10,7 +10,17 @@ import yaml
 from lissom.report.headline import SHIPPED
 from lissom.report.markup import Child, Markup, tag
 from lissom.report.record import Record
-from lissom.report.wording import byte_text, capitalised, ms_text, percent_text, seconds_text, shortened, spread_text, times_text
+from lissom.report.wording import (
+    byte_text,
+    capitalised,
+    ms_text,
+    percent_text,
+    samples_text,
+    seconds_text,
+    shortened,
+    spread_text,
+    times_text,
+)
 
 __all__ = ["measured", "notes", "recipe", "recipe_yaml"]
 
@@ -71,7 +81,7 @@ def measured(record: Record) -> Markup:
 
 def _metric_words(record: Record) -> str:
     metric = record.metric
-    words = f"On the {metric.split} split, {metric.n:,} samples, by running the file that ships. Nothing was chosen by them. "
+    words = f"On the {metric.split} split, {samples_text(metric.n)}, by running the file that ships. Nothing was chosen by them. "
     if metric.standard_error is None:
         return words + "The uncertainty of the drop is not known."
     spread = spread_text(metric.standard_error, metric.unit)
@@ -140,14 +150,17 @@ def _parity_table(record: Record) -> Child:
 
 
 def _run_words(record: Record) -> str:
-    return (
-        f"Goal: least {record.goal}. Seed {record.seed}. {len(record.trials)} trials. "
-        f"The whole job took {seconds_text(record.seconds)}."
-    )
+    goal = {"size": "the smallest file", "latency": "the fastest file"}[record.goal]
+    tried = f" {len(record.trials)} trials." if record.trials else ""
+    return f"Goal: {goal} within the limits. Seed {record.seed}.{tried} The whole job took {seconds_text(record.seconds)}."
 
 
 def _facts(facts: Mapping[str, Any]) -> Markup | None:
-    rows = [[name.replace("_", " "), _plain(value)] for name, value in facts.items()]
+    rows = []
+    for name, value in facts.items():
+        counted = name.endswith("_bytes") and isinstance(value, int)
+        words = byte_text(value) if counted else _plain(value)
+        rows.append([name.removesuffix("_bytes").replace("_", " "), words])
     return _table([], rows, numeric=False) if rows else None
 
 

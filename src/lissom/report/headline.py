@@ -13,6 +13,7 @@ from lissom.report.wording import (
     change_text,
     count_text,
     ms_text,
+    samples_text,
     seconds_text,
     shortened,
     spread_text,
@@ -111,7 +112,7 @@ def _metric_tile(record: Record) -> Markup:
         value_text(metric.after, metric.unit),
         tag("p", tag("b", change), f" from {value_text(metric.before, metric.unit)}"),
         _interval(metric, limit),
-        tag("p", f"{metric.n:,} samples that chose nothing", class_="fine"),
+        tag("p", f"{samples_text(metric.n)} that chose nothing", class_="fine"),
         tag("p", "The data is too small to tell this drop from its limit.", class_="fine warning") if metric.undecided else None,
     )
 

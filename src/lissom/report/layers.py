@@ -32,7 +32,7 @@ def _pair(before: float | None, after: float | None, most: float, text: Callable
     """Two values and, under them, two bars on the scale of the whole column."""
     if before is None and after is None:
         return "–"
-    words = " → ".join("?" if value is None else text(value) for value in (before, after))
+    words = " → ".join(dict.fromkeys("?" if value is None else text(value) for value in (before, after)))  # equal ones once
     bars = [
         tag("rect", tag("title", f"{word}: {text(value)}"), y=y, width=max(value / most * 100, 0.4), height=5, class_=word)
         for word, value, y in (("before", before, 0), ("after", after, 7))

@@ -39,6 +39,8 @@ def render(record: Record) -> str:
         tag("style", style),
     )
     version = record.versions.get("lissom", "")
-    footer = tag("footer", f"Written by lissom {version}. Every figure on this page is also in result.json, in full.")
+    footer = tag(
+        "footer", f"{f'Written by lissom {version}'.strip()}. Every figure on this page is also in result.json, in full."
+    )
     body = tag("body", tag("main", headline(record), [section(record) for section in SECTIONS]), footer)
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"

@@ -12,6 +12,7 @@ __all__ = [
     "count_text",
     "ms_text",
     "percent_text",
+    "samples_text",
     "seconds_text",
     "shortened",
     "spread_text",
@@ -58,6 +59,15 @@ def shortened(text: str, most: int = 240) -> str:
     'a sentenc…'
     """
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def samples_text(count: int) -> str:
+    """How many samples.
+
+    >>> samples_text(1), samples_text(10_000)
+    ('1 sample', '10,000 samples')
+    """
+    return f"{count:,} sample{'' if count == 1 else 's'}"
 
 
 def byte_text(count: float) -> str:
