@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lissom.data import Data, Split
-from lissom.errors import DataRefused
+from lissom.errors import DataRefused, UsageError
 
 __all__ = [
     "Drop",
@@ -107,24 +107,39 @@ class Drop:
         return self.standard_error > limit / 2
 
 
+def _top(logits: Tensor) -> Tensor:
+    """The class of the largest logit; -1 where a logit is NaN, which argmax would take for the largest."""
+    return torch.where(logits.isnan().any(1), -1, logits.argmax(1))
+
+
+def _per_sample(hits: Tensor) -> Tensor:
+    return hits.double().reshape(len(hits), -1).mean(1)
+
+
 def _accuracy(outputs: Outputs, targets: Any) -> Tensor:
-    hits: Tensor = (outputs[0].argmax(1) == targets).to(torch.float64)
-    return hits.flatten(1).mean(1) if hits.ndim > 1 else hits
+    return _per_sample(_top(outputs[0]) == targets)
 
 
 def _squared_error(outputs: Outputs, targets: Any) -> Tensor:
-    error: Tensor = outputs[0] - targets.reshape(outputs[0].shape)
-    return error.double().square().flatten(1).mean(1)
+    return _per_sample((outputs[0].double() - targets.reshape(outputs[0].shape).double()).square())
 
 
 def _same_top(outputs: Outputs, targets: Any) -> Tensor:
-    same: Tensor = (outputs[0].argmax(1) == targets[0].argmax(1)).to(torch.float64)
-    return same.flatten(1).mean(1) if same.ndim > 1 else same
+    return _per_sample(_top(outputs[0]) == targets[0].argmax(1))
 
 
 def _cosine(outputs: Outputs, targets: Any) -> Tensor:
-    pairs = [F.cosine_similarity(a.double().flatten(1), b.double().flatten(1)) for a, b in zip(outputs, targets, strict=True)]
+    """The mean over the outputs; one whose first axis is not the batch (a recurrent state) is left out."""
+    pairs = [_alike(a, b) for a, b in zip(outputs, targets, strict=True) if len(b) == len(targets[0])]
     return torch.stack(pairs).mean(0)
+
+
+def _alike(ours: Tensor, theirs: Tensor) -> Tensor:
+    a, b = (tensor.double().reshape(len(tensor), -1) for tensor in (ours, theirs))
+    if a.shape[1] == 1:  # one number has no direction: its cosine is 1 or -1, whatever was lost
+        found = 1 - (a - b).abs() / torch.maximum(a.abs(), b.abs())
+        return torch.where(a == b, 1.0, found).squeeze(1)
+    return torch.where((a == b).all(1), 1.0, F.cosine_similarity(a, b))  # the cosine of zeros would be 0
 
 
 accuracy = Metric("accuracy", _accuracy)
@@ -137,7 +152,7 @@ def default_metric(data: Data) -> Metric:
     """Accuracy for integer labels, squared error for floating targets, agreement with the original for none.
 
     Agreement is the share of equal top-1 where the outputs are said to be classes (``task="classify"``), else the
-    mean cosine between outputs.
+    mean cosine between outputs; of an output of one number per sample, ``1 - |a - b| / max(|a|, |b|)``.
     """
     if not data.labelled:
         return agreement if data.task == "classify" else cosine_agreement
@@ -170,8 +185,15 @@ def scores_of(outputs: Sequence[Outputs], targets: Sequence[Any], metric: Metric
         known = None if targets[0] is None else torch.cat(list(targets)) if isinstance(targets[0], Tensor) else targets
         values = metric.score(joined, known)
     else:
-        values = torch.cat([metric.score(ours, theirs) for ours, theirs in zip(outputs, targets, strict=True)])
-    samples = np.asarray(values, np.float64)
+        scores = [metric.score(ours, theirs) for ours, theirs in zip(outputs, targets, strict=True)]
+        for found, ours in zip(scores, outputs, strict=True):
+            if found.shape != (len(ours[0]),):
+                raise UsageError(
+                    f"the metric {metric.name} gives shape {list(found.shape)} for {len(ours[0])} samples: give one number for "
+                    "each sample, or say that it takes the whole split (whole=True)"
+                )
+        values = torch.cat(scores)
+    samples = values.detach().cpu().double().numpy()
     if not np.isfinite(samples).all():
         raise DataRefused(
             f"the {metric.name} of {int((~np.isfinite(samples)).sum())} samples is NaN or infinite: look at the outputs"
@@ -180,14 +202,18 @@ def scores_of(outputs: Sequence[Outputs], targets: Sequence[Any], metric: Metric
 
 
 def divergence(outputs: Outputs, reference: Outputs, task: str) -> Tensor:
-    """How far outputs are from the original's, per sample: KL(original || outputs) of classes, else 1 - cosine."""
+    """How far outputs are from the original's, per sample, 0 or more: KL(original || outputs) of classes, else 1 - cosine.
+
+    Outputs that are probabilities already, as the original's show, are taken as they are; others as logits.
+    """
     if task != "classify":
-        return 1 - _cosine(outputs, reference)
-    p, q = (
-        F.log_softmax(logits[0].double().flatten(2) if logits[0].ndim > 2 else logits[0].double(), 1)
-        for logits in (reference, outputs)
-    )
-    return (p.exp() * (p - q)).flatten(1).sum(1)
+        return (1 - _cosine(outputs, reference)).clamp(min=0)
+    theirs, ours = (found[0].double().reshape(*found[0].shape[:2], -1) for found in (reference, outputs))
+    if bool((theirs >= 0).all()) and torch.allclose(theirs.sum(1), torch.ones_like(theirs.sum(1)), atol=1e-3):
+        q, p = (probabilities.clamp(min=1e-12).log() for probabilities in (ours, theirs))
+    else:
+        q, p = F.log_softmax(ours, 1), F.log_softmax(theirs, 1)
+    return (p.exp() * (p - q)).sum((1, 2)).clamp(min=0)
 
 
 def measure(run: Run, split: Split, metric: Metric, *, original: Run | None = None, batch_size: int = 250) -> Measured:
@@ -200,8 +226,10 @@ def measure(run: Run, split: Split, metric: Metric, *, original: Run | None = No
         original: The network that the user brought.
         batch_size: Samples at a time.
     """
+    if metric.against_original and original is None:
+        raise UsageError(f"the metric {metric.name} compares with the original network: give it, or labels")
     outputs, expected = [], []
     for inputs, targets in split.batches(batch_size):
         outputs.append(run(*inputs))
-        expected.append(original(*inputs) if metric.against_original and original is not None else targets)
+        expected.append(original(*inputs) if original is not None and metric.against_original else targets)
     return scores_of(outputs, expected, metric, split.name)
