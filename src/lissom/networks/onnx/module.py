@@ -15,7 +15,7 @@ from lissom.networks.onnx.names import torch_names
 from lissom.networks.onnx.plan import Call, Plan
 from lissom.networks.onnx.straight_through import float_levels
 from lissom.networks.onnx.table import Kind, find_shape_rule
-from lissom.networks.onnx.values import LARGEST_KNOWN, as_known, as_tensor
+from lissom.networks.onnx.values import LARGEST_KNOWN, Known, as_known, as_tensor
 
 __all__ = ["OnnxModule", "make_module"]
 
@@ -31,6 +31,7 @@ class Step(NamedTuple):
     outputs: tuple[int, ...]
     finished: tuple[int, ...]
     label: str
+    branches: Branches | None = None
 
 
 class OnnxModule(nn.Module):
@@ -58,18 +59,40 @@ class OnnxModule(nn.Module):
         device = inputs[0].device if inputs else torch.device("cpu")
         # Only factories (arange, zeros) need to be told the device; the context costs time, so the CPU goes without.
         with nullcontext() if device.type == "cpu" else device:
-            for function, read, written, finished, _ in self.steps:
-                result = function(*[slots[slot] for slot in read])
-                if len(written) == 1:
-                    slots[written[0]] = result[0] if isinstance(result, tuple) else result
-                else:
-                    for slot, value in zip(written, result, strict=False):
-                        slots[slot] = value
-                    slots[0] = None
-                for slot in finished:
-                    slots[slot] = None
+            _run(self.steps, slots)
             outputs = tuple(as_tensor(slots[slot]) for slot in self.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _run(steps: list[Step], slots: list[Any]) -> None:
+    """Run steps on slots."""
+    for function, read, written, finished, _, branches in steps:
+        if branches is not None:
+            result = branches.run(slots, read[0])
+        else:
+            result = function(*[slots[slot] for slot in read])
+        if len(written) == 1:
+            slots[written[0]] = result[0] if isinstance(result, tuple) else result
+        else:
+            for slot, value in zip(written, result, strict=False):
+                slots[slot] = value
+            slots[0] = None
+        for slot in finished:
+            slots[slot] = None
+
+
+class Branches(NamedTuple):
+    """Both sides of an ``If``: the steps of each, and the slots that it answers with."""
+
+    steps: tuple[list[Step], list[Step]]
+    outputs: tuple[list[int], list[int]]
+
+    def run(self, slots: list[Any], condition: int) -> tuple[Any, ...]:
+        """Run the side that the condition takes; it works on the same slots as the graph around it."""
+        value = slots[condition]
+        side = 0 if bool(value.item() if isinstance(value, Known) else value) else 1
+        _run(self.steps[side], slots)
+        return tuple(slots[slot] for slot in self.outputs[side])
 
 
 def make_module(plan: Plan, *, runnable: bool = True) -> OnnxModule:
@@ -140,12 +163,14 @@ class _Builder:
     def add_calls(self) -> None:
         self.module.inputs = [self.slot(name) for name in self.plan.inputs]
         levels = float_levels(self.plan)
-        for call in self.plan.calls:
-            self.add_call(call, keep_floats=bool(levels & set(call.outputs)))
+        self.module.steps = [self.step(call, keep_floats=bool(levels & set(call.outputs))) for call in self.plan.calls]
         self.module.outputs = [self.tensor_slot(name) for name in self.plan.outputs]
         self.mark_finished()
 
-    def add_call(self, call: Call, *, keep_floats: bool) -> None:
+    def step(self, call: Call, *, keep_floats: bool = False) -> Step:
+        """The call bound, its inputs and outputs in slots."""
+        if call.branches is not None:
+            return self.branching(call)
         entry, attributes = call.entry, dict(call.attributes)
         if keep_floats and "straight_through" in entry.keywords:
             attributes["straight_through"] = True
@@ -158,7 +183,20 @@ class _Builder:
         if rule is not None or entry.name in ("Shape", "Size"):
             self.maybe_known.update(call.outputs)
         function = bind(entry, attributes, arriving, rule)
-        self.module.steps.append(Step(function, tuple(inputs), tuple(self.slot(name) for name in call.outputs), (), call.label))
+        return Step(function, tuple(inputs), tuple(self.slot(name) for name in call.outputs), (), call.label)
+
+    def branching(self, call: Call) -> Step:
+        """An ``If``: its condition first among the inputs, then all that either side reads, which keeps those alive."""
+        assert call.branches is not None  # asked by the caller
+        condition = self.slot(call.inputs[0])
+        first, second = ([self.step(inner) for inner in branch.calls] for branch in call.branches)
+        outputs = tuple([self.tensor_slot(name) for name in branch.outputs] for branch in call.branches)
+        if any(name in self.maybe_known for branch in call.branches for name in branch.outputs):
+            self.maybe_known.update(call.outputs)
+        read = {slot for step in (*first, *second) for slot in step.inputs} | set(outputs[0]) | set(outputs[1])
+        branches = Branches((first, second), (outputs[0], outputs[1]))
+        written = tuple(self.slot(name) for name in call.outputs)
+        return Step(call.entry.function, (condition, *sorted(read)), written, (), call.label, branches)
 
     def shape_rule(self, call: Call) -> Callable[..., Any] | None:
         """The rule for known values, where every input may be known and one of them only when the graph runs."""

@@ -1,6 +1,7 @@
 """The plan of a graph: what is a weight, what a constant, and which functions run in which order.
 
-Constants are folded here, once. An ``If`` whose condition is constant is replaced by the branch that it takes.
+Constants are folded here, once. An ``If`` whose condition is constant is replaced by the branch that it takes; any
+other keeps both, and chooses while the graph runs.
 """
 
 from __future__ import annotations
@@ -37,6 +38,15 @@ class Call:
     inputs: list[str]
     outputs: list[str]
     label: str
+    branches: tuple[Branch, Branch] | None = None
+
+
+@dataclass
+class Branch:
+    """One side of an ``If``: its calls, which read and make values beside those of the graph, and what it answers."""
+
+    calls: list[Call]
+    outputs: list[str]
 
 
 @dataclass
@@ -98,22 +108,40 @@ class _Planner:
         self.folder = folder
         self.consumers = consumers
         self.aliases: dict[str, str] = {}
+        self.branch_count = 0
         self.defined: set[str] = {""}
 
     def resolve(self, name: str) -> str:
         return self.aliases.get(name, name)
 
-    def walk(self, graph: GraphProto, *, inner: bool = False) -> None:
-        """Add a graph, or the branch that is taken, to the plan."""
-        for proto in graph.initializer:
-            self.add_tensor(proto.name, read_tensor(proto, self.folder))
-        for sparse in graph.sparse_initializer:
-            self.add_tensor(sparse.values.name, read_sparse(sparse))
-        if not inner:
-            self.plan.inputs = [value.name for value in graph.input if value.name not in self.defined]
-            self.defined.update(self.plan.inputs)
+    def walk(self, graph: GraphProto) -> None:
+        """Add the whole graph to the plan."""
+        self.add_initializers(graph)
+        self.plan.inputs = [value.name for value in graph.input if value.name not in self.defined]
+        self.defined.update(self.plan.inputs)
         for node in graph.node:
             self.add_node(node, graph)
+
+    def add_initializers(self, graph: GraphProto) -> None:
+        for proto in graph.initializer:
+            self.add_tensor(self.resolve(proto.name), read_tensor(proto, self.folder))
+        for sparse in graph.sparse_initializer:
+            self.add_tensor(self.resolve(sparse.values.name), read_sparse(sparse))
+
+    def branch(self, graph: GraphProto) -> Branch:
+        """The calls of a branch; its names are made distinct, since both sides may use the same ones."""
+        outer_calls, outer_aliases = self.plan.calls, dict(self.aliases)
+        self.plan.calls = []
+        made = [tensor.name for tensor in graph.initializer] + [name for node in graph.node for name in node.output if name]
+        self.branch_count += 1
+        self.aliases.update({name: f"{name}@{self.branch_count}" for name in made if name in self.defined})
+        self.add_initializers(graph)
+        for node in graph.node:
+            self.add_node(node, graph)
+        found = Branch(self.plan.calls, [self.resolve(output.name) for output in graph.output])
+        self.plan.calls, self.aliases = outer_calls, outer_aliases
+        self.defined.update(made)  # the other branch must not take these names for its own
+        return found
 
     def add_tensor(self, name: str, tensor: Tensor) -> None:
         """Sort a tensor of the file by what reads it."""
@@ -136,10 +164,10 @@ class _Planner:
                 self.plan.unsupported[label] += 1
             else:
                 self.add_call(node, entry, inputs)
-        self.defined.update(name for name in node.output if name)
+        self.defined.update(self.resolve(name) for name in node.output if name)
 
     def add_call(self, node: NodeProto, entry: Entry, inputs: list[str]) -> None:
-        call = Call(entry, read_attributes(node, entry), inputs, list(node.output), described(node))
+        call = Call(entry, read_attributes(node, entry), inputs, [self.resolve(name) for name in node.output], described(node))
         if all(name in self.plan.constants or not name for name in inputs) and self.folds(call):
             return
         self.plan.calls.append(call)
@@ -167,7 +195,7 @@ class _Planner:
 def _constant(planner: _Planner, node: NodeProto, _inputs: list[str]) -> bool:
     """A Constant node is an initialiser with another spelling."""
     entry = Entry("Constant", _constant_value, 1, None, "")
-    planner.add_tensor(node.output[0], _constant_value(**read_attributes(node, entry)))
+    planner.add_tensor(planner.resolve(node.output[0]), _constant_value(**read_attributes(node, entry)))
     return True
 
 
@@ -189,17 +217,26 @@ def _identity(planner: _Planner, node: NodeProto, inputs: list[str]) -> bool:
 
 
 def _if(planner: _Planner, node: NodeProto, inputs: list[str]) -> bool:
-    """The branch that a constant condition takes; any other condition depends on data."""
+    """The branch that a constant condition takes; else both, and the condition chooses when the graph runs."""
+    graphs = {attribute.name: attribute.g for attribute in node.attribute}
     condition = planner.plan.constants.get(inputs[0])
-    if condition is None:
-        planner.plan.unsupported["If (with a condition that depends on data)"] += 1
+    if condition is not None:
+        taken = planner.branch(graphs["then_branch" if bool(condition) else "else_branch"])
+        planner.plan.calls += taken.calls
+        planner.aliases.update(zip(node.output, taken.outputs, strict=True))
         return True
-    branches = {attribute.name: attribute.g for attribute in node.attribute}
-    branch = branches["then_branch" if bool(condition) else "else_branch"]
-    planner.walk(branch, inner=True)
-    for output, inner in zip(node.output, branch.output, strict=True):
-        planner.aliases[output] = planner.resolve(inner.name)
+    branches = (planner.branch(graphs["then_branch"]), planner.branch(graphs["else_branch"]))
+    read = [name for branch in branches for call in branch.calls for name in call.inputs]
+    answers = [name for branch in branches for name in branch.outputs]
+    entry = Entry("If", _chosen, 1, None, "")
+    planner.plan.calls.append(
+        Call(entry, {}, [inputs[0], *read, *answers], [planner.resolve(name) for name in node.output], described(node), branches)
+    )
     return True
+
+
+def _chosen(condition: Tensor) -> Tensor:
+    return condition
 
 
 _SPECIAL: dict[str, Callable[[_Planner, NodeProto, list[str]], bool]] = {"Constant": _constant, "Identity": _identity, "If": _if}

@@ -128,7 +128,7 @@ def concat(*inputs: Known, axis: int) -> Known:
 
 @shape_rule("Slice")
 def slice_(
-    x: Known, starts: Known | None = None, ends: Known | None = None, axes: Known | None = None, steps: Known | None = None,
+    x: Known, starts: Known | None = None, ends: Known | None = None, axes: Known | None = None, steps: Known | None = None, /,
     **attributes: list[int],
 ) -> Known | None:  # fmt: skip
     """Ranges of positions along axes."""
@@ -146,14 +146,14 @@ def slice_(
 
 
 @shape_rule("Unsqueeze")
-def unsqueeze(x: Known, axes: Known | None = None, **attributes: list[int]) -> Known:
+def unsqueeze(x: Known, axes: Known | None = None, /, **attributes: list[int]) -> Known:
     """New axes of length 1."""
     chosen = attributes["axes"] if axes is None else axes.list()
     return Known(np.expand_dims(x.array, tuple(chosen)), x.dtype)
 
 
 @shape_rule("Squeeze")
-def squeeze(x: Known, axes: Known | None = None, **attributes: list[int]) -> Known:
+def squeeze(x: Known, axes: Known | None = None, /, **attributes: list[int]) -> Known:
     """Axes of length 1 dropped."""
     chosen = attributes.get("axes") if axes is None else axes.list()
     return Known(np.squeeze(x.array, None if chosen is None else tuple(chosen)), x.dtype)
@@ -175,7 +175,7 @@ def where(condition: Known, a: Known, b: Known) -> Known:
 
 
 @shape_rule("ReduceProd")
-def product(x: Known, axes: Known | None = None, *, keepdims: int = 1, **_: Any) -> Known | None:
+def product(x: Known, _axes: Known | None = None, /, *, keepdims: int = 1, **_: Any) -> Known | None:
     """Product of a list of lengths."""
     if x.array.ndim != 1:
         return None

@@ -10,17 +10,13 @@ from lissom.networks.onnx.values import Known
 
 
 @operator("DFT", 20)
-def fourier(
-    x: Tensor, length: Known | None = None, axis: Known | None = None, *, inverse: int = 0, onesided: int = 0
-) -> Tensor:
+def fourier(x: Tensor, length: Known | None = None, axis: Known | None = None, *, inverse: int = 0, onesided: int = 0) -> Tensor:
     """Discrete Fourier transform along an axis."""
     return _transform(x, length, -2 if axis is None else axis.item(), inverse, onesided)
 
 
 @operator("DFT", 17, 19)
-def fourier_by_attribute(
-    x: Tensor, length: Known | None = None, *, axis: int = 1, inverse: int = 0, onesided: int = 0
-) -> Tensor:
+def fourier_by_attribute(x: Tensor, length: Known | None = None, *, axis: int = 1, inverse: int = 0, onesided: int = 0) -> Tensor:
     """Discrete Fourier transform along an axis."""
     return _transform(x, length, axis, inverse, onesided)
 
