@@ -207,7 +207,8 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
 
 
 def tensors(module: nn.Module) -> dict[str, np.ndarray[Any, Any] | Quantized]:
-    """The state under the user's own keys as the archive stores it: levels where a grid stands, else arrays.
+    """The state under the user's own keys as the archive stores it: levels where a grid stands, else arrays; short
+    floats where the grid is one of them.
 
     Tied weights are one object under each of their names, so the archive can store them once.
     """
@@ -219,19 +220,24 @@ def tensors(module: nn.Module) -> dict[str, np.ndarray[Any, Any] | Quantized]:
             stored[name] = stored[first]
             continue
         edit = edit_of(module, name) if name in tied else None
-        stored[name] = _as_numpy(tensor.detach().cpu()) if edit is None or edit.grid is None else quantized(module, name)
+        decoding = None if edit is None or edit.grid is None else edit.grid.decoding()
+        if isinstance(decoding, Table | Uniform):
+            stored[name] = quantized(module, name)
+        else:
+            stored[name] = _as_numpy(tensor.detach().cpu().to(tensor.dtype if decoding is None else decoding.dtype))
     return stored
 
 
 def quantized(module: nn.Module, name: str) -> Quantized:
     """The tensor ``name`` as levels: masked weights take the level that stands for zero, added to the table if need be."""
     edit = edit_of(module, name)
-    if edit is None or edit.grid is None:
-        raise UsageError(f"{name} has no grid")
+    decoding = None if edit is None or edit.grid is None else edit.grid.decoding()
+    if edit is None or edit.grid is None or not isinstance(decoding, Table | Uniform):
+        raise UsageError(f"{name} has no levels: put it on a grid first")
     weight = latent(module, name)
     with torch.no_grad():
         levels = edit.grid.levels(weight).cpu().numpy().astype(np.int32)
-    stored = Quantized(levels, edit.grid.decoding(), dtype=str(weight.dtype).removeprefix("torch."))
+    stored = Quantized(levels, decoding, dtype=str(weight.dtype).removeprefix("torch."))
     return stored if edit.mask is None else _masked(stored, edit.mask.cpu().numpy())
 
 

@@ -1,7 +1,34 @@
 """Grids: the sets of values that weights may take."""
 
 from lissom.grids.affine import Affine
-from lissom.grids.base import Grid, straight_through
+from lissom.grids.base import Cast, Grid, Tabled, straight_through
+from lissom.grids.binary import Binary
 from lissom.grids.codebook import Codebook
+from lissom.grids.double_linear import DoubleLinear
+from lissom.grids.fixed_point import FixedPoint
+from lissom.grids.half import Half
+from lissom.grids.linear import Linear
+from lissom.grids.min_max import MinMax
+from lissom.grids.nested import NestedScales
+from lissom.grids.power_of_two import PowerOfTwo
+from lissom.grids.range_mapping import RangeMapping
+from lissom.grids.ternary import Ternary
 
-__all__ = ["Affine", "Codebook", "Grid", "straight_through"]
+__all__ = [
+    "Affine",
+    "Binary",
+    "Cast",
+    "Codebook",
+    "DoubleLinear",
+    "FixedPoint",
+    "Grid",
+    "Half",
+    "Linear",
+    "MinMax",
+    "NestedScales",
+    "PowerOfTwo",
+    "RangeMapping",
+    "Tabled",
+    "Ternary",
+    "straight_through",
+]

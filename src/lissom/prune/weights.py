@@ -93,7 +93,7 @@ class PruneWeights(Step):
         for name in self._names(module):
             edits.attach(module, name, mask=torch.ones_like(edits.latent(module, name), dtype=torch.bool))
 
-    def update(self, module: nn.Module, job: Job, progress: float) -> None:
+    def update(self, module: nn.Module, job: Job, progress: float, *, learning_rate: float) -> None:  # noqa: ARG002
         """Raise the sparsity to where the schedule has it; do nothing where it is there already."""
         if self.schedule is None:
             if progress >= 1:

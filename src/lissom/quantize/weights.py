@@ -9,6 +9,7 @@ from annotated_types import Ge, Le
 
 from lissom import edits
 from lissom.errors import UsageError
+from lissom.grids import Affine
 from lissom.grids.fitting import FITS, Wanted
 from lissom.grids.rounding import stochastic
 from lissom.job import Job, Step, step
@@ -18,6 +19,8 @@ from lissom.quantize.channels import output_axis
 __all__ = ["QuantizeWeights"]
 
 DEFAULT_BITS = 8
+ROUNDED = {"floor": ("affine", "linear"), "stochastic": ("affine",)}
+"""The grids that know a rounding other than to nearest."""
 
 
 @step
@@ -56,8 +59,9 @@ class QuantizeWeights(Step):
     def __post_init__(self) -> None:
         if self.grid not in FITS:
             raise UsageError(f"QuantizeWeights: grid is {self.grid!r}; there are {', '.join(FITS)}")
-        if self.rounding != "nearest" and self.grid != "affine":
-            raise UsageError(f"QuantizeWeights: rounding {self.rounding!r} is for the affine grid, not for {self.grid!r}")
+        if self.rounding != "nearest" and self.grid not in ROUNDED[self.rounding]:
+            those = " and ".join(ROUNDED[self.rounding])
+            raise UsageError(f"QuantizeWeights: rounding {self.rounding!r} is for {those}, not for {self.grid!r}")
         if self.grid == "affine" and self.bits == 1:
             raise UsageError("QuantizeWeights: bits is 1; an affine grid takes 2 to 16, and the grid 'binary' has 1")
 
@@ -86,7 +90,7 @@ class QuantizeWeights(Step):
             rounding="nearest" if self.rounding == "stochastic" else self.rounding,
         )
         grid = FITS[self.grid](weight, wanted)
-        if self.rounding == "stochastic":
+        if self.rounding == "stochastic" and isinstance(grid, Affine):
             drawn = grid.values(grid.levels(weight, lambda scaled: stochastic(scaled.cpu(), generator).to(scaled.device)))
             latent = edits.latent(network.module, name)
             with torch.no_grad():

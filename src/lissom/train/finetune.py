@@ -33,8 +33,8 @@ class ActsDuringTraining(Protocol):
     def begin(self, module: nn.Module, job: Job) -> None:
         """Attach to ``module`` what :meth:`update` will change."""
 
-    def update(self, module: nn.Module, job: Job, progress: float) -> None:
-        """After an optimizer step; ``progress`` runs from 0 to 1 over the training."""
+    def update(self, module: nn.Module, job: Job, progress: float, *, learning_rate: float) -> None:
+        """After an optimizer step at ``learning_rate``; ``progress`` runs from 0 to 1 over the training."""
 
 
 @value_class
@@ -156,6 +156,8 @@ class _Training:
                 self._save()
         if self.best is not None:
             self.module.load_state_dict(self.best[2])
+        if self.during is not None:  # a training that stopped early owes the rest
+            self.during.update(self.module, self.job, 1.0, learning_rate=0.0)
         self.module.eval().to("cpu")
         if self.teacher is not None:
             self.teacher.to("cpu")
@@ -176,9 +178,8 @@ class _Training:
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             if self.during is not None:
-                self.during.update(
-                    self.module, self.job, (self.epoch + (number + 1) / self.steps_per_epoch) / self.settings.epochs
-                )
+                after = (self.epoch + (number + 1) / self.steps_per_epoch) / self.settings.epochs
+                self.during.update(self.module, self.job, after, learning_rate=self.optimizer.param_groups[0]["lr"])
             total, count = total + loss.detach().cpu(), count + 1
             advance(1, f"loss {float(total) / count:.4f}" if number % 50 == 0 else "")
         return float(total) / max(count, 1)
