@@ -30,7 +30,8 @@ def read_attributes(node: NodeProto, entry: Entry) -> dict[str, Any]:
     Raises:
         ModelRefused: an attribute that the function does not know, or one missing that it needs.
     """
-    found = {snake_case(attribute.name): _attribute(attribute) for attribute in node.attribute}
+    named = {snake_case(attribute.name): attribute for attribute in node.attribute}
+    found = {name: _attribute(attribute) for name, attribute in named.items() if name not in entry.ignored}
     if "output_count" in entry.keywords:
         found["output_count"] = len(node.output)
     unknown = found.keys() - entry.keywords

@@ -67,10 +67,7 @@ class OnnxModule(nn.Module):
 def _run(steps: list[Step], slots: list[Any]) -> None:
     """Run steps on slots."""
     for function, read, written, finished, _, branches in steps:
-        if branches is not None:
-            result = branches.run(slots, read[0])
-        else:
-            result = function(*[slots[slot] for slot in read])
+        result = function(*[slots[slot] for slot in read]) if branches is None else branches.run(slots, read[0])
         if len(written) == 1:
             slots[written[0]] = result[0] if isinstance(result, tuple) else result
         else:

@@ -194,7 +194,7 @@ class _Planner:
 
 def _constant(planner: _Planner, node: NodeProto, _inputs: list[str]) -> bool:
     """A Constant node is an initialiser with another spelling."""
-    entry = Entry("Constant", _constant_value, 1, None, "")
+    entry = Entry("Constant", _constant_value, 1, None)
     planner.add_tensor(planner.resolve(node.output[0]), _constant_value(**read_attributes(node, entry)))
     return True
 
@@ -228,7 +228,7 @@ def _if(planner: _Planner, node: NodeProto, inputs: list[str]) -> bool:
     branches = (planner.branch(graphs["then_branch"]), planner.branch(graphs["else_branch"]))
     read = [name for branch in branches for call in branch.calls for name in call.inputs]
     answers = [name for branch in branches for name in branch.outputs]
-    entry = Entry("If", _chosen, 1, None, "")
+    entry = Entry("If", _chosen, 1, None)
     planner.plan.calls.append(
         Call(entry, {}, [inputs[0], *read, *answers], [planner.resolve(name) for name in node.output], described(node), branches)
     )
@@ -268,27 +268,45 @@ def _why_undefined(name: str, graph: GraphProto) -> str:
     return "which nothing makes: the file is damaged, export it again"
 
 
-def _numbers(tensor: Tensor | None) -> list[Any]:
+def _elements(tensor: Tensor | None) -> int:
+    return 1 if tensor is None else tensor.numel()
+
+
+def _numbers(values: list[Tensor | None], position: int) -> list[Any]:
+    tensor = values[position] if position < len(values) else None
     return [] if tensor is None else tensor.reshape(-1).tolist()[:64]
 
 
-_GROWTH: dict[str, Callable[[Call, list[Tensor | None]], float]] = {
-    "ConstantOfShape": lambda call, v: math.prod(_numbers(v[0])),
-    "Expand": lambda call, v: math.prod(max(length, 1) for length in _numbers(v[1])) * (v[0].numel() if v[0] is not None else 1),
-    "Tile": lambda call, v: math.prod(_numbers(v[1])) * (v[0].numel() if v[0] is not None else 1),
-    "Range": lambda call, v: (_numbers(v[1])[0] - _numbers(v[0])[0]) / (_numbers(v[2])[0] or 1),
-    "OneHot": lambda call, v: (_numbers(v[1]) or [1])[0] * (v[0].numel() if v[0] is not None else 1),
-    "Pad": lambda call, v: (v[0].numel() if v[0] is not None else 1) * math.prod(1 + max(n, 0) for n in _numbers(v[1] if len(v) > 1 else None)),
-    "HannWindow": lambda call, v: _numbers(v[0])[0],
-    "HammingWindow": lambda call, v: _numbers(v[0])[0],
-    "BlackmanWindow": lambda call, v: _numbers(v[0])[0],
-}  # fmt: skip
+def _product(values: list[Tensor | None], position: int) -> float:
+    return math.prod(max(number, 1) for number in _numbers(values, position))
+
+
+def _range_length(values: list[Tensor | None]) -> float:
+    start, limit, delta = (_numbers(values, position)[0] for position in range(3))
+    return float((limit - start) / (delta or 1))
+
+
+_GROWTH: dict[str, Callable[[list[Tensor | None]], float]] = {
+    "ConstantOfShape": lambda values: _product(values, 0),
+    "Expand": lambda values: _elements(values[0]) * _product(values, 1),
+    "Tile": lambda values: _elements(values[0]) * _product(values, 1),
+    "OneHot": lambda values: _elements(values[0]) * _product(values, 1),
+    "Pad": lambda values: math.prod(max(length, 1) + sum(map(abs, _numbers(values, 1))) for length in _shape(values[0])),
+    "Range": _range_length,
+    "HannWindow": lambda values: _product(values, 0),
+    "HammingWindow": lambda values: _product(values, 0),
+    "BlackmanWindow": lambda values: _product(values, 0),
+}
 """Operators whose result can be far larger than their inputs, and a bound on its number of elements."""
+
+
+def _shape(tensor: Tensor | None) -> list[int]:
+    return [] if tensor is None else list(tensor.shape)
 
 
 def _result_size(call: Call, constants: list[Tensor | None]) -> float:
     bound = _GROWTH.get(call.entry.name)
-    return 0 if bound is None else bound(call, constants)
+    return 0 if bound is None else bound(constants)
 
 
 def _drop_dead(plan: Plan) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from lissom.errors import ModelRefused
 from lissom.network import Network, Source
 from lissom.networks.onnx.file import domain_of, open_model, versions
-from lissom.networks.onnx.inputs import candidates, declared_inputs, dynamic_axes
+from lissom.networks.onnx.inputs import Input, candidates, declared_inputs, dynamic_axes
 from lissom.networks.onnx.module import OnnxModule, make_module
 from lissom.networks.onnx.plan import Plan, make_plan
 from lissom.networks.onnx.table import find
@@ -61,14 +61,16 @@ def read_onnx(
         raise ModelRefused(_listing(plan, location))
     module = make_module(plan, runnable=not weights_only)
     inputs = declared_inputs(proto.graph, plan.inputs)
+    if example_inputs is None:
+        example_inputs = next(candidates(inputs)) if weights_only else _runs_on(module, inputs)
     network = Network(
         module,
-        tuple(example_inputs) if example_inputs is not None else next(candidates(inputs)) if weights_only else _runs_on(module, proto, plan),
+        tuple(example_inputs),
         input_names=tuple(plan.inputs),
         output_names=tuple(output.name for output in proto.graph.output),
         dynamic_axes=dynamic_axes(inputs),
         source=Source("onnx", location, proto),
-    )  # fmt: skip
+    )
     return network.noting(_weights_only_note(plan)) if weights_only else network
 
 
@@ -113,7 +115,7 @@ def _is_composed(domain: str, name: str, found: dict[str, int]) -> bool:
         schema = onnx.defs.get_schema(name, version, domain)
     except onnx.defs.SchemaError:
         return False
-    return bool(schema.has_function or schema.has_context_dependent_function)
+    return bool(schema.has_function or schema.has_context_dependent_function)  # type: ignore[attr-defined]
 
 
 def _listing(plan: Plan, location: str) -> str:
@@ -129,9 +131,8 @@ def _weights_only_note(plan: Plan) -> str:
     return f"only the weights were read; operators without a function: {counted}"
 
 
-def _runs_on(module: OnnxModule, proto: ModelProto, plan: Plan) -> tuple[Tensor, ...]:
+def _runs_on(module: OnnxModule, declared: tuple[Input, ...]) -> tuple[Tensor, ...]:
     """The first example inputs that the network runs on."""
-    declared = declared_inputs(proto.graph, plan.inputs)
     first: Exception | None = None
     for inputs in candidates(declared):
         try:

@@ -29,7 +29,8 @@ class Entry:
     function: Callable[..., Any]
     since: int
     until: int | None
-    domain: str
+    domain: str = ""
+    ignored: frozenset[str] = frozenset()
 
     @cached_property
     def keywords(self) -> frozenset[str]:
@@ -74,11 +75,21 @@ _TABLE: dict[tuple[str, str], list[Entry]] = {}
 _SHAPE_RULES: dict[str, Callable[..., Any]] = {}
 
 
-def operator(name: str, since: int = 1, until: int | None = None, *, domain: str = "") -> Callable[[Function], Function]:
-    """Register a function as the operator ``name`` from operator-set version ``since`` to ``until`` (inclusive)."""
+def operator(
+    name: str, since: int = 1, until: int | None = None, *, domain: str = "", ignores: tuple[str, ...] = ()
+) -> Callable[[Function], Function]:
+    """Register a function as an operator.
+
+    Args:
+        name: The operator's name.
+        since: The first version of the operator set that the function computes.
+        until: The last one; None for all that follow.
+        domain: The operator's domain.
+        ignores: Attributes that change nothing in what the function computes.
+    """
 
     def register(function: Function) -> Function:
-        _TABLE.setdefault((domain, name), []).append(Entry(name, function, since, until, domain))
+        _TABLE.setdefault((domain, name), []).append(Entry(name, function, since, until, domain, frozenset(ignores)))
         return function
 
     return register

@@ -23,7 +23,7 @@ __all__ = ["LARGEST_CONSTANT", "external_path", "read_sparse", "read_tensor"]
 LARGEST_CONSTANT = 1 << 26
 """Elements; the reader makes no larger tensor out of numbers in the file."""
 
-_PACKED = {TensorProto.INT4: torch.int8, TensorProto.UINT4: torch.uint8}
+_PACKED: dict[int, torch.dtype] = {TensorProto.INT4: torch.int8, TensorProto.UINT4: torch.uint8}
 """Types of less than a byte, held one to a byte."""
 
 

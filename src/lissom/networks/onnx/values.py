@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["LARGEST_KNOWN", "Known", "Value", "as_known", "as_tensor"]
+__all__ = ["LARGEST_KNOWN", "Known", "Value", "as_known", "as_tensor", "largest_of"]
 
 LARGEST_KNOWN = 4096
 """Elements; a longer constant is always a tensor."""
@@ -65,6 +65,11 @@ class Known:
 
 
 Value = Tensor | Known
+
+
+def largest_of(a: Any, b: Any) -> Any:
+    """The larger of two numbers, symbolic or not."""
+    return torch.sym_max(a, b)  # type: ignore[no-untyped-call]
 
 
 def _flatten(values: Any) -> tuple[list[Any], tuple[int, ...]]:

@@ -143,7 +143,7 @@ def clip_by_attributes(x: Tensor, *, min: float | None = None, max: float | None
     return x if min is None and max is None else torch.clamp(x, min, max)
 
 
-@operator("Dropout", 7)
-def dropout(x: Tensor, ratio: Value | None = None, training: Known | None = None, **_: object) -> tuple[Tensor, Tensor]:
+@operator("Dropout", 7, ignores=("ratio", "seed"))
+def dropout(x: Tensor, *_: Value) -> tuple[Tensor, Tensor]:
     """The input as it is, and a mask of ones: the network is read for inference."""
     return x, torch.ones_like(x, dtype=torch.bool)

@@ -16,7 +16,7 @@ def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, past_key: Tensor | None = None,
     past_value: Tensor | None = None, valid_lengths: Tensor | None = None, *, is_causal: int = 0, kv_num_heads: int | None = None,
     q_num_heads: int | None = None, qk_matmul_output_mode: int = 0, scale: float | None = None, softcap: float = 0.0,
-    softmax_precision: int | None = None, left_window_size: int = -1, right_window_size: int = -1, output_count: int = 1,
+    softmax_precision: int | None = None, left_window_size: int = -1, right_window_size: int = -1,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """``softmax(scale * q @ k.T + bias) @ v`` over [batch, heads, length, size], or [batch, length, heads * size].
 
@@ -57,7 +57,7 @@ def attention(
 def _by_head(x: Tensor, heads: int | None) -> Tensor:
     if heads is None:
         raise ValueError("Attention over three axes needs its numbers of heads")
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    return x.reshape([*x.shape[:2], heads, -1]).transpose(1, 2)
 
 
 def _bias(
@@ -104,9 +104,6 @@ def rotary_embedding(
     cos, sin = cos[..., : size // 2].unsqueeze(1), sin[..., : size // 2].unsqueeze(1)
     first, second = (turned[..., ::2], turned[..., 1::2]) if interleaved else turned.chunk(2, -1)
     real, imaginary = cos * first - sin * second, sin * first + cos * second
-    if interleaved:
-        turned = torch.stack([real, imaginary], -1).flatten(-2)
-    else:
-        turned = torch.cat([real, imaginary], -1)
+    turned = torch.stack([real, imaginary], -1).flatten(-2) if interleaved else torch.cat([real, imaginary], -1)
     result = torch.cat([turned, kept], -1)
     return result if x.ndim == 4 else result.transpose(1, 2).flatten(2)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lissom.networks.onnx.table import operator
-from lissom.networks.onnx.values import Known
+from lissom.networks.onnx.values import Known, largest_of
 
 _CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -23,10 +23,7 @@ def same_padding(
     before, after = [], []
     for length, size, stride, dilation in zip(lengths, kernel, strides, dilations, strict=True):
         reach = (size - 1) * dilation + 1
-        if stride == 1:
-            total = reach - 1
-        else:
-            total = torch.sym_max((-(-length // stride) - 1) * stride + reach - length, 0)
+        total = reach - 1 if stride == 1 else largest_of((-(-length // stride) - 1) * stride + reach - length, 0)
         small = total // 2
         first, last = (small, total - small) if auto_pad == "SAME_UPPER" else (total - small, small)
         before.append(first)
@@ -57,10 +54,10 @@ def pad_ends(x: Tensor, pads: list[Any], value: float = 0.0) -> Tensor:
     return F.pad(x, amounts, value=value)
 
 
-@operator("Conv")
+@operator("Conv", ignores=("kernel_shape",))
 def convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, auto_pad: str = "NOTSET", dilations: list[int] | None = None,
-    group: int = 1, kernel_shape: list[int] | None = None, pads: list[int] | None = None, strides: list[int] | None = None,
+    group: int = 1, pads: list[int] | None = None, strides: list[int] | None = None,
 ) -> Tensor:  # fmt: skip
     """Convolution over one, two or three axes: x [N, C, …], weight [M, C/group, …]."""
     axes = weight.ndim - 2
@@ -72,10 +69,10 @@ def convolution(
     return _CONVOLVE[axes](x, weight, bias, strides, both_ends, dilations, group)
 
 
-@operator("ConvTranspose")
+@operator("ConvTranspose", ignores=("kernel_shape",))
 def transposed_convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, auto_pad: str = "NOTSET", dilations: list[int] | None = None,
-    group: int = 1, kernel_shape: list[int] | None = None, output_padding: list[int] | None = None,
+    group: int = 1, output_padding: list[int] | None = None,
     output_shape: list[int] | None = None, pads: list[int] | None = None, strides: list[int] | None = None,
 ) -> Tensor:  # fmt: skip
     """Transposed convolution: x [N, C, …], weight [C, M/group, …]."""

@@ -26,8 +26,7 @@ def non_max_suppression(
         corners = _corners(boxes[batch], center_point_box)
         overlaps = _overlaps(corners) > threshold
         for category in range(scores.shape[1]):
-            for box in _kept(scores[batch, category], overlaps, limit, floor):
-                rows.append([batch, category, box])
+            rows += [[batch, category, box] for box in _kept(scores[batch, category], overlaps, limit, floor)]
     return torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
 
 
@@ -76,8 +75,8 @@ def roi_align(
         rows = _samples(y1, height, output_height, sampling_ratio)
         columns = _samples(x1, width, output_width, sampling_ratio)
         grid = _bilinear(x[batch], rows.reshape(-1), columns.reshape(-1), mode == "max")
-        blocks = grid.unflatten(-1, tuple(columns.shape)).unflatten(-3, tuple(rows.shape))
-        results.append(blocks.amax((-1, -3)) if mode == "max" else blocks.mean((-1, -3)))
+        blocks = grid.reshape([grid.shape[0], *rows.shape, *columns.shape])
+        results.append(blocks.amax((2, 4)) if mode == "max" else blocks.mean((2, 4)))
     return torch.stack(results)
 
 
@@ -109,10 +108,10 @@ def _neighbours(positions: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor,
     return low, (low + 1).clamp(max=length - 1), inside - low, valid
 
 
-@operator("DeformConv", 19)
+@operator("DeformConv", 19, ignores=("kernel_shape",))
 def deformable_convolution(
     x: Tensor, weight: Tensor, offset: Tensor, bias: Tensor | None = None, mask: Tensor | None = None, *,
-    dilations: list[int] | None = None, group: int = 1, kernel_shape: list[int] | None = None, offset_group: int = 1,
+    dilations: list[int] | None = None, group: int = 1, offset_group: int = 1,
     pads: list[int] | None = None, strides: list[int] | None = None,
 ) -> Tensor:  # fmt: skip
     """Convolution whose every tap is moved by its own offset (Dai et al., 2017, arXiv:1703.06211), over two axes."""

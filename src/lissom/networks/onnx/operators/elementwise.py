@@ -123,14 +123,14 @@ def is_inf(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> 
     return found | torch.isneginf(x) if detect_negative else found
 
 
-@operator("Cast")
-def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Tensor:
-    """Another element type; ``saturate`` and ``round_mode`` concern 8-bit floats, which are not among the reader's types."""
+@operator("Cast", ignores=("saturate", "round_mode"))
+def cast(x: Tensor, *, to: int) -> Tensor:
+    """Another element type; the ignored attributes concern 8-bit floats, which are not among the reader's types."""
     return x.to(DTYPES[to])
 
 
-@operator("CastLike")
-def cast_like(x: Tensor, like: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
+@operator("CastLike", ignores=("saturate", "round_mode"))
+def cast_like(x: Tensor, like: Tensor) -> Tensor:
     """The element type of another tensor."""
     return x.to(like.dtype)
 

@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from lissom.networks.onnx.table import operator
 
 
-@operator("BatchNormalization", 7)
+@operator("BatchNormalization", 7, ignores=("spatial",))
 def batch_normalisation(
     x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, *, epsilon: float = 1e-5, momentum: float = 0.9,
-    spatial: int = 1, training_mode: int = 0,
+    training_mode: int = 0,
 ) -> Tensor | tuple[Tensor, ...]:  # fmt: skip
     """Batch normalisation by the statistics in the file; by the batch's own where the file asks for training."""
     if not training_mode:
@@ -23,9 +23,9 @@ def batch_normalisation(
     return result, mean * momentum + batch_mean * (1 - momentum), var * momentum + batch_var * (1 - momentum)
 
 
-@operator("LayerNormalization")
+@operator("LayerNormalization", ignores=("stash_type",))
 def layer_normalisation(
-    x: Tensor, scale: Tensor, bias: Tensor | None = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1,
+    x: Tensor, scale: Tensor, bias: Tensor | None = None, *, axis: int = -1, epsilon: float = 1e-5,
     output_count: int = 1,
 ) -> Tensor | tuple[Tensor, ...]:  # fmt: skip
     """Normalised over all axes from ``axis`` on; further outputs are the mean and the inverse standard deviation."""
@@ -41,8 +41,8 @@ def layer_normalisation(
     return (result if bias is None else result + bias), mean, inverse
 
 
-@operator("RMSNormalization")
-def rms_normalisation(x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Tensor:
+@operator("RMSNormalization", ignores=("stash_type",))
+def rms_normalisation(x: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5) -> Tensor:
     """Divided by the root mean square over all axes from ``axis`` on."""
     axes = list(range(axis % x.ndim, x.ndim))
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -55,10 +55,8 @@ def instance_normalisation(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: f
     return F.instance_norm(x, None, None, scale, bias, True, 0.0, epsilon)
 
 
-@operator("GroupNormalization", 21)
-def group_normalisation(
-    x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
-) -> Tensor:
+@operator("GroupNormalization", 21, ignores=("stash_type",))
+def group_normalisation(x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5) -> Tensor:
     """Groups of channels normalised by themselves; scale and bias per channel."""
     return F.group_norm(x, num_groups, scale, bias, epsilon)
 

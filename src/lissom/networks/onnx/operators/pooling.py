@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lissom.networks.onnx.operators.convolution import find_pads, pad_ends, symmetric
 from lissom.networks.onnx.table import operator
-from lissom.networks.onnx.values import Known
+from lissom.networks.onnx.values import Known, largest_of
 
 _MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -34,7 +34,7 @@ def _window_pads(
         count = -(-(padded - reach) // strides[i]) + 1
         if (count - 1) * strides[i] >= length + given[i]:  # a window that starts in the padding does not count
             count -= 1
-        reached[i + axes] = torch.sym_max((count - 1) * strides[i] + reach - length - given[i], given[i + axes])
+        reached[i + axes] = largest_of((count - 1) * strides[i] + reach - length - given[i], given[i + axes])
     return given, reached
 
 
@@ -66,7 +66,7 @@ def _max_pool_with_positions(
     axes = len(kernel)
     padded = pad_ends(x.to(torch.float64), pads, -math.inf)
     values, position = _MAX_POOL[axes](padded, kernel, strides, 0, dilations, return_indices=True)
-    coordinates = []
+    coordinates: list[Tensor] = []
     for axis in reversed(range(axes)):
         length = padded.shape[2 + axis]
         coordinates.insert(0, position % length - pads[axis])

@@ -33,10 +33,10 @@ def _along(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
     return parameter.reshape([-1, *[1] * (x.ndim - dim - 1)])
 
 
-@operator("QuantizeLinear")
+@operator("QuantizeLinear", ignores=("saturate",))
 def quantize_linear(
     x: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 1, block_size: int = 0, output_dtype: int = 0,
-    precision: int = 0, saturate: int = 1, straight_through: bool = False,
+    precision: int = 0, straight_through: bool = False,
 ) -> Tensor:  # fmt: skip
     """``saturate(round(x / scale) + zero_point)``; levels stay floats where ``straight_through``."""
     dtype = zero_point.dtype if zero_point is not None else DTYPES.get(output_dtype, torch.uint8)
@@ -98,10 +98,10 @@ def quantized_matmul(
     return _requantized(product * left.to(torch.float64) * b_scale.to(torch.float64), y_scale, y_zero)
 
 
-@operator("ConvInteger")
+@operator("ConvInteger", ignores=("kernel_shape",))
 def convolution_integer(
     x: Tensor, weight: Tensor, x_zero: Tensor | None = None, weight_zero: Tensor | None = None, *, auto_pad: str = "NOTSET",
-    dilations: list[int] | None = None, group: int = 1, kernel_shape: list[int] | None = None, pads: list[int] | None = None,
+    dilations: list[int] | None = None, group: int = 1, pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:  # fmt: skip
     """Exact convolution of integers in int32."""
@@ -111,11 +111,11 @@ def convolution_integer(
     ).to(torch.int32)  # fmt: skip
 
 
-@operator("QLinearConv")
+@operator("QLinearConv", ignores=("kernel_shape",))
 def quantized_convolution(
     x: Tensor, x_scale: Tensor, x_zero: Tensor, weight: Tensor, weight_scale: Tensor, weight_zero: Tensor, y_scale: Tensor,
     y_zero: Tensor, bias: Tensor | None = None, *, auto_pad: str = "NOTSET", dilations: list[int] | None = None, group: int = 1,
-    kernel_shape: list[int] | None = None, pads: list[int] | None = None, strides: list[int] | None = None,
+    pads: list[int] | None = None, strides: list[int] | None = None,
 ) -> Tensor:  # fmt: skip
     """Convolution of quantized tensors, quantized; the bias is int32 in steps of ``x_scale * weight_scale``."""
     total = convolution(

@@ -104,7 +104,7 @@ class _Layer:
         return self.arranged(torch.stack(outputs, 1), *(torch.stack(kind) for kind in zip(*lasts, strict=True)))
 
     def fused(self, output: Tensor, *last: Tensor) -> tuple[Tensor, ...]:
-        """torch's output [T, N, directions * H] as ONNX's [T, directions, N, H]."""
+        """The fused output [T, N, directions * H] as ONNX's [T, directions, N, H]."""
         time, batch = output.shape[:2]
         return self.arranged(output.reshape([time, batch, self.directions, self.hidden]).transpose(1, 2), *last)
 
@@ -120,7 +120,7 @@ class _Layer:
 
 
 def _fused_weights(w: Tensor, r: Tensor, b: Tensor | None, order: list[int]) -> list[Tensor]:
-    """torch's list of weights, per direction: input, recurrent and both biases."""
+    """The list of weights that torch wants, per direction: input, recurrent and both biases."""
     weights = []
     for direction in range(w.shape[0]):
         weights += [_gates(w[direction], order), _gates(r[direction], order)]
@@ -130,10 +130,10 @@ def _fused_weights(w: Tensor, r: Tensor, b: Tensor | None, order: list[int]) -> 
     return weights
 
 
-@operator("LSTM", 7)
+@operator("LSTM", 7, ignores=("hidden_size", "output_sequence"))
 def lstm(
     x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, lengths: Tensor | None = None, initial_h: Tensor | None = None,
-    initial_c: Tensor | None = None, p: Tensor | None = None, *, hidden_size: int | None = None, direction: str = "forward",
+    initial_c: Tensor | None = None, p: Tensor | None = None, *, direction: str = "forward",
     activations: list[str] | None = None, activation_alpha: list[float] | None = None, activation_beta: list[float] | None = None,
     clip: float | None = None, input_forget: int = 0, layout: int = 0,
 ) -> tuple[Tensor, ...]:  # fmt: skip
@@ -178,10 +178,10 @@ def _lstm_cell(
     return cell
 
 
-@operator("GRU", 7)
+@operator("GRU", 7, ignores=("hidden_size", "output_sequence"))
 def gru(
     x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, lengths: Tensor | None = None, initial_h: Tensor | None = None, *,
-    hidden_size: int | None = None, direction: str = "forward", activations: list[str] | None = None,
+    direction: str = "forward", activations: list[str] | None = None,
     activation_alpha: list[float] | None = None, activation_beta: list[float] | None = None, clip: float | None = None,
     layout: int = 0, linear_before_reset: int = 0,
 ) -> tuple[Tensor, ...]:  # fmt: skip
@@ -205,8 +205,8 @@ def gru(
 
 def _gru_cell(w: Tensor, r: Tensor, biases: Tensor, functions: list[Activation], clip: float | None, linear_first: bool) -> Cell:
     gate, candidate = functions
-    recurrent_gates, recurrent_hidden = r.split([2 * r.shape[1], r.shape[1]], 0)
-    bias_gates, bias_hidden = biases[1].split([2 * r.shape[1], r.shape[1]], 0)
+    recurrent_gates, recurrent_hidden = torch.split(r, [2 * r.shape[1], r.shape[1]], 0)
+    bias_gates, bias_hidden = torch.split(biases[1], [2 * r.shape[1], r.shape[1]], 0)
 
     def cell(x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         h = states[0]
@@ -223,10 +223,10 @@ def _gru_cell(w: Tensor, r: Tensor, biases: Tensor, functions: list[Activation],
     return cell
 
 
-@operator("RNN", 7)
+@operator("RNN", 7, ignores=("hidden_size", "output_sequence"))
 def rnn(
     x: Tensor, w: Tensor, r: Tensor, b: Tensor | None = None, lengths: Tensor | None = None, initial_h: Tensor | None = None, *,
-    hidden_size: int | None = None, direction: str = "forward", activations: list[str] | None = None,
+    direction: str = "forward", activations: list[str] | None = None,
     activation_alpha: list[float] | None = None, activation_beta: list[float] | None = None, clip: float | None = None,
     layout: int = 0,
 ) -> tuple[Tensor, ...]:  # fmt: skip

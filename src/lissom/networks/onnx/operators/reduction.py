@@ -117,8 +117,8 @@ def _position(function: Callable[..., Tensor], x: Tensor, axis: int, keepdims: i
     return x.shape[axis] - 1 - found if last else found
 
 
-@operator("TopK", 10)
-def top_k(x: Tensor, k: Known, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:  # noqa: A002
+@operator("TopK", 10, ignores=("sorted",))
+def top_k(x: Tensor, k: Known, *, axis: int = -1, largest: int = 1) -> tuple[Tensor, Tensor]:
     """The k largest or smallest along the axis, and their positions; of equals, the first come first."""
     return _top_k(x, k.item(), axis, bool(largest))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ def _by_torch(
     x: Tensor, axes: list[int], factors: list[Any], lengths: list[Any], mode: str, transform: str, nearest: str, antialias: int,
     cubic: float,
 ) -> Tensor | None:  # fmt: skip
-    """torch's own kernel, where its definition of the mode is ONNX's; None elsewhere."""
+    """The kernel of torch, where its definition of the mode is ONNX's; None elsewhere."""
     spatial = {axis: (factor, length) for axis, factor, length in zip(axes, factors, lengths, strict=True) if axis >= 2}
     untouched = all(type(f) in (int, float) and f == 1 for axis, f in zip(axes, factors, strict=True) if axis < 2)
     ndim = x.ndim - 2
@@ -104,7 +105,7 @@ def _close(product: Any, length: Any) -> bool:
 
 def _coordinates(length: Any, target: Any, scale: Any, transform: str, region: tuple[float, float]) -> Tensor:
     """Where each position of the result lies in the input."""
-    position = torch.arange(target, dtype=torch.float64)
+    position: Tensor = torch.arange(target, dtype=torch.float64)
     wide = scale * length
     if transform == "align_corners":
         return position * ((length - 1) / (wide - 1)) if wide > 1 else position * 0
@@ -124,7 +125,7 @@ def _coordinates(length: Any, target: Any, scale: Any, transform: str, region: t
     return (position + 0.5) / scale - 0.5
 
 
-_NEAREST = {
+_NEAREST: dict[str, Callable[[Tensor], Tensor]] = {
     "round_prefer_floor": lambda x: torch.ceil(x - 0.5),
     "round_prefer_ceil": lambda x: torch.floor(x + 0.5),
     "floor": torch.floor,

@@ -23,6 +23,10 @@ def _quotient(a: Any, b: Any) -> Any:
     return -(-a // b) if type(a) is int and type(b) is int and (a < 0) != (b < 0) else a // b
 
 
+def _as_float(value: Any) -> Any:
+    return torch.sym_float(value)  # type: ignore[no-untyped-call]
+
+
 def _plain(value: Any) -> bool:
     return not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool))
 
@@ -70,23 +74,23 @@ def negative(x: Known) -> Known:
 @shape_rule("Not")
 def logical_not(x: Known) -> Known:
     """The other truth value."""
-    return _mapped(lambda value: torch.sym_not(value), x)
+    return _mapped(torch.sym_not, x)
 
 
 @shape_rule("Floor")
 def floor(x: Known) -> Known:
     """Rounded down, still a float."""
-    return _mapped(lambda value: torch.sym_float(math.floor(value)), x)
+    return _mapped(lambda value: _as_float(math.floor(value)), x)
 
 
 @shape_rule("Ceil")
 def ceil(x: Known) -> Known:
     """Rounded up, still a float."""
-    return _mapped(lambda value: torch.sym_float(math.ceil(value)), x)
+    return _mapped(lambda value: _as_float(math.ceil(value)), x)
 
 
 @shape_rule("Cast")
-def cast(x: Known, *, to: int, saturate: int = 1, round_mode: str = "up") -> Known | None:
+def cast(x: Known, *, to: int) -> Known | None:
     """Another element type."""
     dtype = DTYPES.get(to)
     if dtype is None or (dtype == torch.bool and not all(map(_plain, x.list()))):
@@ -160,7 +164,7 @@ def squeeze(x: Known, axes: Known | None = None, /, **attributes: list[int]) -> 
 
 
 @shape_rule("Reshape")
-def reshape(x: Known, target: Known, *, allowzero: int = 0) -> Known | None:
+def reshape(x: Known, target: Known, **_: int) -> Known | None:
     """Another shape of the same numbers."""
     lengths = target.list()
     return Known(x.array.reshape(lengths), x.dtype) if all(map(_plain, lengths)) and 0 not in lengths else None

@@ -41,7 +41,7 @@ def short_time_fourier(
     """Fourier transforms of overlapping frames: [batch, samples, 1 or 2] to [batch, frames, bins, 2]."""
     size = length.item() if length is not None else window.shape[0] if window is not None else signal.shape[1]
     values = torch.view_as_complex(signal.contiguous()) if signal.ndim == 3 and signal.shape[-1] == 2 else signal
-    frames = (values.squeeze(-1) if values.ndim == 3 else values).unfold(1, size, step.item())
+    frames: Tensor = (values.squeeze(-1) if values.ndim == 3 else values).unfold(1, size, step.item())
     weighted = frames if window is None else frames * window
     if onesided and not weighted.is_complex():
         return torch.view_as_real(torch.fft.rfft(weighted))
