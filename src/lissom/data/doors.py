@@ -158,8 +158,9 @@ def _read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     if not path.exists():
         raise DataRefused(f"no data file {path}: give a .npz file, a folder of images, or  module:callable")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
+        with path.open("rb") as stream:  # numpy leaves a file that it opened itself open when it is no archive
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DataRefused(f"{path} holds one bare array: save it with  numpy.savez({str(path)!r}, x=inputs, y=labels)")
             return {name: file[name] for name in file.files}
     except (
