@@ -153,6 +153,23 @@ def test_the_claim_says_larger_and_slower_when_it_is(minimal):
     assert claim(record) == "2.50× larger, 2.00× slower, the same accuracy"
 
 
+def test_a_difference_within_the_measurement_is_no_claim(full):
+    latency = Latency(**(vars(full.latency[0]) | {"ratio": 0.98}))
+    assert "as fast as before" in claim(changed(full, latency=(latency,)))
+
+
+def test_columns_with_nothing_in_them_are_left_out(full):
+    trials = tuple(Trial(name=f"t{i}", metric=0.9, drop=0.0, bytes=5 + i) for i in range(3))
+    heads = texts(render(changed(full, trials=trials)), ".//table[@class='trials']/thead/tr/th")
+    assert heads == ["Trial", "Accuracy", "Change", "Size", "Outcome"]
+
+
+def test_one_ruined_trial_does_not_flatten_the_others(full):
+    marks = [mark for mark in parsed(render(full)).iterfind(".//svg[@class='scatter']/g") if "10.00" in mark.findtext("title")]
+    assert marks
+    assert all(mark.find("path").get("class") == "outside" for mark in marks)
+
+
 def test_missed_limits_and_undecided_data_are_said_at_the_top(full):
     metric = MetricFigures(**(vars(full.metric) | {"undecided": True}))
     page = render(changed(full, metric=metric))

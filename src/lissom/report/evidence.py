@@ -152,7 +152,11 @@ def _parity_table(record: Record) -> Child:
 def _run_words(record: Record) -> str:
     goal = {"size": "the smallest file", "latency": "the fastest file"}[record.goal]
     tried = f" {len(record.trials)} trials." if record.trials else ""
-    return f"Goal: {goal} within the limits. Seed {record.seed}.{tried} The whole job took {seconds_text(record.seconds)}."
+    given = next(
+        (f", with {seconds_text(limit.limit)} given to search" for limit in record.limits if limit.name == "max_time"), ""
+    )
+    took = f"The whole job took {seconds_text(record.seconds)}{given}."
+    return f"Goal: {goal} within the limits. Seed {record.seed}.{tried} {took}"
 
 
 def _facts(facts: Mapping[str, Any]) -> Markup | None:

@@ -14,7 +14,6 @@ from lissom.report.wording import (
     count_text,
     ms_text,
     samples_text,
-    seconds_text,
     shortened,
     spread_text,
     times_text,
@@ -45,12 +44,18 @@ def claim(record: Record) -> str:
     if record.shipped_bytes:
         parts.append(_compared(record.bytes.source / record.shipped_bytes, "smaller", "larger"))
     if record.latency:
-        parts.append(_compared(record.latency[0].ratio, "faster", "slower"))
+        ratio = record.latency[0].ratio
+        parts.append("as fast as before" if _same_speed(ratio) else _compared(ratio, "faster", "slower"))
     return ", ".join([*parts, _cost(record.metric)])
 
 
+def _same_speed(ratio: float) -> bool:
+    """Whether a difference is within the 5 % that two halves of one measurement may differ by."""
+    return 1 / 1.05 <= ratio <= 1.05
+
+
 def _compared(ratio: float, better: str, worse: str) -> str:
-    return f"{times_text(ratio)} {better}" if ratio >= 1 else f"{times_text(1 / ratio)} {worse}"
+    return f"{times_text(ratio)} {better}" if ratio >= 1 else f"{times_text(1 / ratio, up=True)} {worse}"
 
 
 def _cost(metric: MetricFigures) -> str:
@@ -150,7 +155,7 @@ def _latency_tile(record: Record) -> Markup | None:
     threads = f"{first.threads} thread{'s' if first.threads > 1 else ''}"
     return _tile(
         f"One call in {first.runtime}",
-        _big(first.ratio, "faster", "slower"),
+        "as fast" if _same_speed(first.ratio) else _big(first.ratio, "faster", "slower"),
         _bars(first.before_ms.p10, first.after_ms.p10, ms_text),
         tag("p", f"{threads}, batch {first.batch}, {first.cpu}", class_="fine"),
     )
@@ -181,16 +186,16 @@ def limit_words(limit: Limit, record: Record) -> tuple[str, Callable[[float], st
         "max_drop": (f"{record.metric.name} lost", lambda value: spread_text(value, record.metric.unit)),
         "max_size": (f"size of {SHIPPED[record.ship]}", byte_text),
         "max_latency": ("latency of one call", ms_text),
-        "max_time": ("time for the whole job", seconds_text),
     }
     return words.get(limit.name, (limit.name, lambda value: f"{value:g}"))
 
 
 def _verdicts(record: Record) -> Markup | None:
-    if not record.limits:
+    judged = [limit for limit in record.limits if limit.name != "max_time"]  # it bounds the search, not what was found
+    if not judged:
         return None
     rows = []
-    for limit in record.limits:
+    for limit in judged:
         subject, text = limit_words(limit, record)
         measured = "not measured" if limit.measured is None else text(limit.measured)
         undecided = limit.name == "max_drop" and record.metric.undecided

@@ -81,7 +81,7 @@ def scatter(
         x_label: What the horizontal axis shows.
         x_text: How values of the horizontal axis are written.
         y_text: How values of the vertical axis are written.
-        y_range: Values beyond it are drawn at the edge as triangles; None for all values.
+        y_range: Values beyond it are drawn at the edge as triangles; None for all values. One mark at least is within.
         x_limit: The most that is allowed, drawn as a line.
         y_limit: The worst metric that is allowed, drawn as a line.
         higher_is_better: Which side of ``y_limit`` is allowed.
@@ -91,7 +91,7 @@ def scatter(
     )
     heights = [*(mark.y for mark in marks), *([] if y_limit is None else [y_limit])]
     if y_range is not None:
-        heights = [min(max(value, y_range[0]), y_range[1]) for value in heights]
+        heights = [value for value in heights if y_range[0] <= value <= y_range[1]]
     up = Scale.around(heights, HEIGHT - BOTTOM, TOP)
     return tag(
         "svg",

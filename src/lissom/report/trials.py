@@ -146,7 +146,8 @@ def _readable_range(marks: Sequence[Mark], original: float | None, y_limit: floa
 
 
 def _legend(plots: Sequence[Markup]) -> Markup:
-    present = [kind for kind in LEGEND if any(f'class="mark {kind}"' in plot or f'class="{kind}"' in plot for plot in plots)]
+    sign = {"refused": 'class="cross"', "outside": 'class="outside"'}  # a refused mark beyond the edge is drawn as outside
+    present = [kind for kind in LEGEND if any(sign.get(kind, f'class="mark {kind}"') in plot for plot in plots)]
     return tag("ul", [tag("li", _legend_mark(kind), LEGEND[kind]) for kind in present], class_="legend")
 
 
@@ -161,21 +162,21 @@ def _outcome(trial: Trial) -> str:
 
 def _table(record: Record, shown: Sequence[Trial]) -> Markup:
     unit, higher = record.metric.unit, record.metric.higher_is_better
-    head = ["Trial", "Recipe", capitalised(record.metric.name), "Change", "Size", "Latency", "Took", "Outcome"]
-    numeric = {2, 3, 4, 5, 6}
-    rows = []
-    for trial in shown:
-        cells = [
-            trial.name,
-            trial.recipe,
-            "" if trial.metric is None else value_text(trial.metric, unit),
-            "" if trial.drop is None else change_text(trial.drop, unit, higher),
-            "" if trial.bytes is None else byte_text(trial.bytes),
-            "" if trial.latency_ms is None else ms_text(trial.latency_ms),
-            seconds_text(trial.seconds) if trial.seconds else "",
-            f"{_outcome(trial)}: {trial.refused_because}" if trial.refused_because else _outcome(trial),
-        ]
-        filled = [tag("td", shortened(cell), class_="n" if index in numeric else None) for index, cell in enumerate(cells)]
-        rows.append(tag("tr", filled, class_=_kind(trial)))
-    heads = [tag("th", word, scope="col", class_="n" if index in numeric else None) for index, word in enumerate(head)]
+    texts: dict[str, Callable[[Trial], str]] = {
+        "Trial": lambda trial: trial.name,
+        "Recipe": lambda trial: trial.recipe,
+        capitalised(record.metric.name): lambda trial: "" if trial.metric is None else value_text(trial.metric, unit),
+        "Change": lambda trial: "" if trial.drop is None else change_text(trial.drop, unit, higher),
+        "Size": lambda trial: "" if trial.bytes is None else byte_text(trial.bytes),
+        "Latency": lambda trial: "" if trial.latency_ms is None else ms_text(trial.latency_ms),
+        "Took": lambda trial: seconds_text(trial.seconds) if trial.seconds else "",
+        "Outcome": lambda trial: f"{_outcome(trial)}: {trial.refused_because}" if trial.refused_because else _outcome(trial),
+    }
+    used = [heading for heading, text in texts.items() if any(map(text, shown))]
+    style = {heading: {"Trial": "name", "Recipe": "steps", "Outcome": "outcome"}.get(heading, "n") for heading in used}
+    rows = [
+        tag("tr", [tag("td", shortened(texts[heading](trial)), class_=style[heading]) for heading in used], class_=_kind(trial))
+        for trial in shown
+    ]
+    heads = [tag("th", heading, scope="col", class_=style[heading]) for heading in used]
     return tag("table", tag("thead", tag("tr", heads)), tag("tbody", rows), class_="trials")

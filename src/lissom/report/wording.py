@@ -124,15 +124,17 @@ def percent_text(share: float, decimals: int = 1) -> str:
     return f"{share * 100:.{decimals}f}{SPACE}%"
 
 
-def times_text(ratio: float) -> str:
-    """How many times: rounded down, because a claim is never rounded up.
+def times_text(ratio: float, *, up: bool = False) -> str:
+    """How many times: rounded down, because a gain is never rounded up; ``up`` for a loss, which is never rounded down.
 
-    >>> times_text(41.99), times_text(2.349), times_text(1204.9)
-    ('41.9×', '2.34×', '1,204×')
+    >>> times_text(41.99), times_text(2.349), times_text(1204.9), times_text(1.021, up=True)
+    ('41.9×', '2.34×', '1,204×', '1.03×')
     """
     decimals = 2 if ratio < 10 else 1 if ratio < 100 else 0
-    # The small addition keeps 2.3 from becoming 2.29: binary fractions lie a hair below.
-    return f"{math.floor(ratio * 10**decimals + 1e-9) / 10**decimals:,.{decimals}f}×"
+    scaled = ratio * 10**decimals
+    # The hair keeps 2.3 from becoming 2.29: binary fractions lie a little beside.
+    whole = math.ceil(scaled - 1e-9) if up else math.floor(scaled + 1e-9)
+    return f"{whole / 10**decimals:,.{decimals}f}×"
 
 
 def value_text(value: float, unit: str) -> str:
