@@ -24,7 +24,7 @@ __all__ = ["Removal", "remove"]
 Keep = Mapping[Group, npt.NDArray[np.bool_]]
 """For some groups, which indices stay."""
 
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4}
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 """Largest ``max|sliced - masked| / max|masked|`` of an output that counts as parity, by the precision of the trial.
 
 Trials run in float64 where the network can: a wrong factor in a layer of little influence then still shows.
@@ -113,7 +113,8 @@ class _Prover:
         if failure is None:
             return whole
         if len(units) == 1 and len(units[0]) > 1:
-            return self.provable([[group] for group in units[0]])
+            by_size = [list(same) for _, same in itertools.groupby(sorted(units[0], key=_size), key=_size)]
+            return self.provable(by_size if len(by_size) > 1 else [[group] for group in units[0]])
         if len(units) == 1:
             return self._alone(units[0][0], failure)
         half = len(units) // 2
@@ -181,6 +182,10 @@ class _Prover:
                 return flatten_outputs(module(*self.inputs))
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError, AttributeError) as error:
             return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _size(group: Group) -> int:
+    return group.size
 
 
 MOST_TRIALS = 12

@@ -15,7 +15,7 @@ from lissom.graph.groups import Group, Member
 from lissom.job import Job
 from lissom.prune.importance import gradients
 
-__all__ = ["CHANNEL_IMPORTANCES", "channel_importance"]
+__all__ = ["CHANNEL_IMPORTANCES", "channel_importance", "collect", "magnitudes"]
 
 Scores = dict[Group, npt.NDArray[np.float64]]
 
@@ -60,6 +60,11 @@ def _by_position(tensor: Tensor, axis: int) -> npt.NDArray[np.float64]:
     summed = tensor.detach().double()
     found: npt.NDArray[np.float64] = (summed.sum(others) if others else summed).cpu().numpy()
     return found
+
+
+def magnitudes(tensor: Tensor, axis: int) -> npt.NDArray[np.float64]:
+    """The sum of magnitudes at each position of an axis."""
+    return _by_position(tensor.abs(), axis)
 
 
 def _relative(scores: Scores) -> Scores:

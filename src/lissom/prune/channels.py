@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor
@@ -14,16 +15,18 @@ from lissom.calibrate.reconstruction import reconstruct
 from lissom.errors import UsageError
 from lissom.graph.attributes import siblings
 from lissom.graph.capture import Graph, capture
-from lissom.graph.groups import groups
+from lissom.graph.groups import Group, groups
 from lissom.graph.slicing import Removal, remove
 from lissom.job import Job, Step, step
 from lissom.network import Network
 from lissom.prune.channel_importance import channel_importance
 from lissom.prune.channel_selection import ladders, select
+from lissom.prune.dead import remove_dead
 
-__all__ = ["PruneChannels", "mend"]
+__all__ = ["PruneChannels", "mend", "prune"]
 
-BATCH = 32
+BATCH = 128
+"""Samples in a batch of calibration data: enough for steady variances, few enough for any memory."""
 
 
 @step
@@ -70,40 +73,76 @@ class PruneChannels(Step):
 
     def apply(self, network: Network, job: Job) -> Network:
         """The smaller network, and in its notes what was left alone."""
-        original, before = network, 0
-        for number in range(1, self.rounds + 1):
-            job.check_time()
-            graph = capture(network)
-            before = before or graph.macs
-            target = None if self.macs is None else before * self.macs ** (number / self.rounds)
-            ratio = None if self.ratio is None else 1 - (1 - self.ratio) ** (1 / self.rounds)
-            removal = self._removal(network, graph, job, ratio, target)
-            if self.reconstruct and removal.removed:
-                mend(removal.network, network, job, self.samples)
-            network = removal.network.noting(*_notes(removal))
-        if self.macs is not None:
-            after = capture(network).macs
-            if after > before * self.macs * 1.001:
-                network = network.noting(
-                    f"pruning channels leaves {after / before:.0%} of the MACs; {self.macs:.0%} cannot be reached: at least one "
-                    "position of every group is kept, and some axes cannot be pruned (lissom inspect says why)"
-                )
-        return dataclasses.replace(network, source=original.source)
+        if self.ratio == 0:
+            return remove_dead(network)
+        return prune(self, network, job, lambda _, found: list(found))
 
-    def _removal(self, network: Network, graph: Graph, job: Job, ratio: float | None, target: float | None) -> Removal:
-        """Select and remove; groups that cannot be proved are left out, and the others make up for them."""
-        candidates = list(groups(graph))
-        scores = channel_importance(network.module, candidates, self.importance, job, samples=self.samples)
-        sets = siblings(graph, network.module, candidates)
-        refused: dict[str, str] = {}
-        while True:
-            found = [each for each in sets if not any(group.name in refused for group in each)]
-            keep = select(graph, ladders(found, scores, self.multiple), scope=self.scope, ratio=ratio, target=target)
-            removal = remove(network, graph, keep)
-            fresh = {name: why for name, why in removal.refused.items() if name not in refused}
-            refused.update(fresh)
-            if not fresh:
-                return dataclasses.replace(removal, refused=refused)
+
+Candidates = Callable[[Graph, Sequence[Group]], list[Group]]
+"""Which of a graph's groups a step may touch."""
+
+
+def prune(how: Any, network: Network, job: Job, candidates: Candidates) -> Network:
+    """Remove indices of the candidate groups round by round, each time by new importances, and mend what is left.
+
+    Args:
+        how: A :class:`PruneChannels`, or a step with some of its fields; the others are as by default.
+        network: Left as it was.
+        job: Data and loss.
+        candidates: Which groups may lose indices.
+    """
+    original, before = network, capture(network).macs
+    rounds, macs, ratio = getattr(how, "rounds", 1), getattr(how, "macs", None), how.ratio
+    for number in range(1, rounds + 1):
+        job.check_time()
+        graph = capture(network)
+        plan = _Plan(
+            importance=how.importance,
+            scope=how.scope,
+            multiple=getattr(how, "multiple", 1),
+            samples=how.samples,
+            ratio=None if ratio is None else 1 - (1 - ratio) ** (1 / rounds),
+            target=None if macs is None else before * macs ** (number / rounds),
+        )
+        removal = _remove(plan, network, graph, job, candidates)
+        if how.reconstruct and removal.removed:
+            mend(removal.network, original, job, how.samples)
+        network = removal.network.noting(*(f"{name} was left alone: {why}" for name, why in removal.refused.items()))
+    after = capture(network).macs
+    if macs is not None and after > before * macs * 1.001:
+        network = network.noting(
+            f"pruning channels leaves {after / before:.0%} of the MACs; {macs:.0%} cannot be reached: at least one "
+            "position of every group is kept, and some axes cannot be pruned (lissom inspect says why)"
+        )
+    return network
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """How one round selects."""
+
+    importance: str
+    scope: str
+    multiple: int
+    samples: int
+    ratio: float | None
+    target: float | None
+
+
+def _remove(plan: _Plan, network: Network, graph: Graph, job: Job, candidates: Candidates) -> Removal:
+    """Select and remove; groups that cannot be proved are left out, and the others make up for them."""
+    wanted = candidates(graph, groups(graph))
+    scores = channel_importance(network.module, wanted, plan.importance, job, samples=plan.samples)
+    sets = siblings(graph, network.module, wanted)
+    refused: dict[str, str] = {}
+    while True:
+        found = [left for each in sets if (left := [group for group in each if group.name not in refused])]
+        steps = ladders(found, scores, plan.multiple)
+        removal = remove(network, graph, select(graph, steps, scope=plan.scope, ratio=plan.ratio, target=plan.target))
+        fresh = {name: why for name, why in removal.refused.items() if name not in refused}
+        refused.update(fresh)
+        if not fresh:
+            return dataclasses.replace(removal, refused=refused)
 
 
 def mend(network: Network, original: Network, job: Job, samples: int) -> None:
@@ -124,7 +163,3 @@ def _calibration(network: Network, job: Job, samples: int) -> Sequence[tuple[Ten
         seen += len(inputs[0])
         batches.append(tuple(tensor.to(device) for tensor in inputs))
     return batches
-
-
-def _notes(removal: Removal) -> list[str]:
-    return [f"{name} was left alone: {why}" for name, why in removal.refused.items()]

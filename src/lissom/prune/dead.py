@@ -1,0 +1,69 @@
+"""Dead channels: positions that are all zero already go without changing what the network computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from lissom import edits
+from lissom.graph.capture import capture
+from lissom.graph.groups import Group, groups
+from lissom.graph.slicing import remove
+from lissom.network import Network
+from lissom.prune.channel_importance import collect, magnitudes
+from lissom.prune.channel_selection import Keep
+
+__all__ = ["remove_dead"]
+
+TOLERANCE = 1e-5
+
+
+def remove_dead(network: Network) -> Network:
+    """Remove every index that nothing writes or nothing reads: all its weights on one side are exactly zero.
+
+    Where that would change the outputs (a sigmoid of nothing is a half), only indices whose weights are all zero go.
+
+    Example:
+        >>> layer = torch.nn.Linear(2, 3)
+        >>> _ = torch.nn.init.zeros_(layer.weight.data[1]), torch.nn.init.zeros_(layer.bias.data[1])
+        >>> network = Network(torch.nn.Sequential(layer, torch.nn.ReLU(), torch.nn.Linear(3, 1)), (torch.ones(2, 2),))
+        >>> remove_dead(network).module[0].weight.shape
+        torch.Size([2, 2])
+    """
+    graph = capture(network)
+    found = groups(graph)
+    for either_side in (True, False):
+        keep: Keep = {}
+        for group in found:
+            alive = _alive(network, group, either_side)
+            if not alive.all():
+                alive[0] |= not alive.any()  # one position always stays
+                keep[group] = alive
+        removal = remove(network, graph, keep)
+        if _same(removal.network, network):
+            return removal.network
+    return network
+
+
+def _alive(network: Network, group: Group, either_side: bool) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which indices are needed: not zero where they are written (first axes) and not zero where they are read (others)."""
+    sides: dict[bool, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
+    for member in group.members:
+        if member.trainable:
+            mass = collect(member, group.size, magnitudes(edits.value(network.module, member.tensor), member.axis))
+            side = member.axis == 0
+            sides[side] = sides.get(side, np.zeros(group.size)) + mass
+    masses = list(sides.values())
+    return np.all([mass > 0 for mass in masses], axis=0) if either_side else np.any([mass > 0 for mass in masses], axis=0)
+
+
+def _same(one: Network, other: Network) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    inputs = tuple(
+        torch.randn(tensor.shape, generator=generator).to(tensor) if tensor.is_floating_point() else tensor
+        for tensor in other.example_inputs
+    )
+    return all(
+        bool((got - want).abs().max() <= TOLERANCE * want.abs().max())
+        for got, want in zip(one.outputs(*inputs), other.outputs(*inputs), strict=True)
+    )
