@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -77,13 +77,17 @@ class Diagnosis:
         return {"healthy": self.healthy, **dataclasses.asdict(self)}
 
 
-def diagnose() -> Diagnosis:
+def diagnose(requirements: Sequence[str] | None = None) -> Diagnosis:
     """Look at the machine and at what is installed; nothing heavy is imported and nothing is written.
+
+    Args:
+        requirements: What must be there, as a package's metadata writes it (``"pillow>=11; extra == 'images'"``); by
+            default what lissom's own metadata asks for, so that this list cannot fall behind the one that pip reads.
 
     >>> diagnose().packages[0].name
     'python'
     """
-    needed = _requirements()
+    needed = _by_extra(metadata.requires("lissom") or () if requirements is None else requirements)
     return Diagnosis(
         packages=(_python(), *(_package(name, "") for name in ("lissom", *needed.get("", ())))),
         extras=tuple(_package(name, extra) for extra in sorted(needed) if extra not in ("", "dev") for name in needed[extra]),
@@ -93,13 +97,10 @@ def diagnose() -> Diagnosis:
     )
 
 
-def _requirements() -> dict[str, list[str]]:
-    """Names of the packages that each extra asks for; those that are always needed under the empty name.
-
-    They are read from lissom's own metadata, so this list cannot fall behind the one that pip installs from.
-    """
+def _by_extra(requirements: Sequence[str]) -> dict[str, list[str]]:
+    """Names of the packages that each extra asks for; those that are always needed under the empty name."""
     found: dict[str, list[str]] = {}
-    for line in metadata.requires("lissom") or ():
+    for line in requirements:
         name, extra = re.match(r"[\w.-]+", line), re.search(r"extra\s*==\s*['\"]([\w-]+)", line)
         if name:
             found.setdefault(extra[1] if extra else "", []).append(name[0])
