@@ -75,9 +75,11 @@ def encode(
         raise UsageError(f"effort={effort!r}: choose one of {', '.join(map(repr, EFFORTS))}")
     prepared = {name: _prepared(name, tensor) for name, tensor in tensors.items()}
     directory = Directory(effort, [_entry(name, tensor) for name, tensor in prepared.items()], dict(metadata or {}))
-    blocks = [] if network is None else [_encode_bytes(network)]
+    blocks = [] if network is None else [min(network, _encode_bytes(network), key=len)]
     directory.network = None if network is None else len(network)
-    values = list(prepared.values())
+    values: list[tuple[Quantized | None, npt.NDArray[Any]]] = [
+        (tensor, to_symbols(tensor)) if isinstance(tensor, Quantized) else (None, tensor) for tensor in prepared.values()
+    ]
     chunks = plan(directory.entries)
     blocks += _parallel(lambda chunk: _encode_chunk(chunk, directory, values), chunks, threads)
     return _assembled(directory, blocks)
@@ -137,7 +139,8 @@ class Reader:
         """The network section, or None."""
         if self.directory.network is None:
             return None
-        return _decode_bytes(bytes(self._payload(0)), self.directory.network)
+        payload, length = bytes(self._payload(0)), self.directory.network
+        return payload if len(payload) == length else Stream(payload, "best").text(None, length, b"")
 
     def _payload(self, block: int) -> memoryview:
         start, stop, checksum = self._blocks[block]
@@ -149,7 +152,9 @@ class Reader:
     def _decoded(self, chunks: list[int], wanted: set[int], threads: int | None) -> dict[int, Tensor]:
         entries = self.directory.entries
         arrays = {
-            index: np.empty(entries[index].shape, dtype_named(entries[index].dtype) if entries[index].kind == "plain" else np.int32)
+            index: np.empty(
+                entries[index].shape, dtype_named(entries[index].dtype) if entries[index].kind == "plain" else np.int32
+            )
             for index in sorted({part.index for number in chunks for part in self._chunks[number]})
         }
         decodings: dict[int, Table | Uniform] = {}
@@ -199,21 +204,26 @@ def _piece(array: npt.NDArray[Any], part: Part) -> npt.NDArray[Any]:
     return array[part.start : part.stop] if array.ndim else array
 
 
-def _encode_chunk(chunk: list[Part], directory: Directory, tensors: list[Tensor]) -> bytes:
+def _encode_chunk(chunk: list[Part], directory: Directory, tensors: list[tuple[Quantized | None, npt.NDArray[Any]]]) -> bytes:
     stream = Stream(None, directory.effort)
     for part in chunk:
-        tensor = tensors[part.index]
-        if isinstance(tensor, Quantized):
-            if part.start == 0:
-                code_decoding(stream, tensor.decoding, tensor.shape, table=isinstance(tensor.decoding, Table))
-            stream.levels(np.ascontiguousarray(_piece(to_symbols(tensor), part)))
-        else:
-            code_array(stream, _piece(tensor, part))
+        tensor, array = tensors[part.index]
+        piece = _piece(array, part)
+        if tensor is None:
+            code_array(stream, piece)
+            continue
+        if part.start == 0:
+            code_decoding(stream, tensor.decoding, tensor.shape, table=isinstance(tensor.decoding, Table))
+        stream.levels(piece)
     return stream.finish()
 
 
 def _decode_chunk(
-    payload: bytes, chunk: list[Part], directory: Directory, arrays: dict[int, npt.NDArray[Any]], decodings: dict[int, Table | Uniform]
+    payload: bytes,
+    chunk: list[Part],
+    directory: Directory,
+    arrays: dict[int, npt.NDArray[Any]],
+    decodings: dict[int, Table | Uniform],
 ) -> None:
     stream = Stream(payload, directory.effort)
     for part in chunk:
@@ -231,10 +241,6 @@ def _encode_bytes(data: bytes) -> bytes:
     stream = Stream(None, "best")
     stream.text(data, len(data), b"")
     return stream.finish()
-
-
-def _decode_bytes(payload: bytes, length: int) -> bytes:
-    return Stream(payload, "best").text(None, length, b"")
 
 
 def _parallel(work: Any, items: list[Any], threads: int | None) -> list[Any]:
@@ -277,7 +283,9 @@ def _opened(data: memoryview, limit: int) -> tuple[Directory, list[tuple[int, in
     if start < head:
         raise CorruptArchive("the archive is shorter than its directory: the file is truncated or was altered")
     checksum = int.from_bytes(data[end : end + 4], "little")
-    covered = zlib.crc32(data[end + 4 :], zlib.crc32(data[:end] if sealed else data[start:end], 0 if sealed else zlib.crc32(data[:head])))
+    covered = zlib.crc32(
+        data[end + 4 :], zlib.crc32(data[:end] if sealed else data[start:end], 0 if sealed else zlib.crc32(data[:head]))
+    )
     if covered != checksum:
         raise CorruptArchive("the directory does not match its checksum: the file is truncated or was altered")
     directory = Directory.from_bytes(bytes(data[start:end]), limit)
@@ -308,10 +316,14 @@ def _trailer(data: memoryview) -> tuple[int, int]:
 
 
 def _check_sizes(directory: Directory, blocks: int, limit: int) -> None:
-    declared = sum(entry.size * (dtype_named(entry.dtype).itemsize if entry.kind == "plain" else 4) for entry in directory.entries)
+    declared = sum(
+        entry.size * (dtype_named(entry.dtype).itemsize if entry.kind == "plain" else 4) for entry in directory.entries
+    )
     declared += directory.network or 0
     if declared > limit:
-        raise CorruptArchive(f"the archive declares {declared} decoded bytes, over the limit of {limit}: raise limit= if you trust it")
+        raise CorruptArchive(
+            f"the archive declares {declared} decoded bytes, over the limit of {limit}: raise limit= if you trust it"
+        )
     expected = len(plan(directory.entries)) + (directory.network is not None)
     if blocks != expected:
         raise CorruptArchive(f"the archive has {blocks} blocks where its tensors need {expected}: the file was altered")

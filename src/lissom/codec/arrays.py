@@ -131,7 +131,7 @@ def _integer(stream: Stream, bits: Bits, name: str) -> None:
 
 
 def _difference(stream: Stream, bits: Bits, name: str) -> None:
-    _from_symbols(stream, bits, name, lambda wide: np.diff(wide, prepend=0), lambda steps: np.cumsum(steps))
+    _from_symbols(stream, bits, name, lambda wide: np.diff(wide, prepend=0), np.cumsum)
 
 
 def _from_symbols(stream: Stream, bits: Bits, name: str, forth: Any, back: Any) -> None:

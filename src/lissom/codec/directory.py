@@ -55,7 +55,7 @@ class Directory:
 
     def to_bytes(self) -> bytes:
         """The coded directory."""
-        raw = self._serialised()
+        raw = self.serialised()
         stream = Stream(None, self.effort)
         stream.number(len(raw), 0)
         stream.text(raw, len(raw), PRIMER)
@@ -72,7 +72,8 @@ class Directory:
         length = stream.number(0, 0, min(limit, 4096 * (len(data) + 16)))
         return _parsed(stream.text(None, length, PRIMER))
 
-    def _serialised(self) -> bytes:
+    def serialised(self) -> bytes:
+        """The directory before it is coded: columns of names, kinds, shapes and lengths."""
         flags = (self.effort == "best") | (self.network is not None) << 1 | bool(self.metadata) << 2
         out = bytearray([flags])
         _put(out, len(self.entries))
@@ -242,15 +243,33 @@ def _primer() -> bytes:
     layers = [f"{layer}.{role}" for layer in ("conv1", "conv2", "fc1", "fc2", "fc3") for role in ("weight", "bias")]
     batch_norm = [f"layer1.0.bn1.{role}" for role in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")]
     attention = [f"encoder.layers.0.self_attn.{p}_proj.{r}" for p in ("q", "k", "v", "out") for r in ("weight", "bias")]
-    sequential = [f"features.{n}.{r}" for n in (0, 3, 6) for r in ("weight", "bias")] + ["classifier.1.weight", "classifier.1.bias"]
-    dense = ["0.weight", "0.bias", "2.weight", "2.bias", "4.weight", "4.bias", "embeddings.word_embeddings.weight", "lm_head.weight"]
-    other = ["attention.query.weight", "intermediate.dense.kernel", "output.LayerNorm.gamma", "lstm.weight_ih_l0", "lstm.bias_hh_l0"]
+    sequential = [f"features.{n}.{r}" for n in (0, 3, 6) for r in ("weight", "bias")] + [
+        "classifier.1.weight",
+        "classifier.1.bias",
+    ]
+    dense = [
+        "0.weight",
+        "0.bias",
+        "2.weight",
+        "2.bias",
+        "4.weight",
+        "4.bias",
+        "embeddings.word_embeddings.weight",
+        "lm_head.weight",
+    ]
+    other = [
+        "attention.query.weight",
+        "intermediate.dense.kernel",
+        "output.LayerNorm.gamma",
+        "lstm.weight_ih_l0",
+        "lstm.bias_hh_l0",
+    ]
     for_directory = []
     for names in (batch_norm, attention, sequential, dense, other, layers):
         shapes = [(20, 1, 5, 5), (20,), (50, 20, 5, 5), (50,), (500, 800), (500,), (10, 500), (10,), (64, 64, 3, 3), (64,)]
         kinds = ["plain"] * 4 + ["uniform", "plain"] * 2 + ["table", "plain"]
         entries = [Entry(name, kinds[i % 10], "float32", shapes[i % 10]) for i, name in enumerate(names)]
-        for_directory.append(Directory("best", entries, {}, None, [1000])._serialised())
+        for_directory.append(Directory("best", entries, {}, None, [1000]).serialised())
     return b"".join(for_directory)
 
 

@@ -57,7 +57,8 @@ def dtype_named(name: str) -> np.dtype[Any]:
             raise MissingExtra("ml_dtypes", extra="onnx", purpose=f"a tensor of dtype {name}") from error
         if not hasattr(ml_dtypes, name):
             raise CorruptArchive(f"the archive names the dtype {name}, which this version does not know") from None
-        return np.dtype(getattr(ml_dtypes, name))
+        dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return dtype
 
 
 def bits_of(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

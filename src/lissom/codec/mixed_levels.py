@@ -1,5 +1,8 @@
 """The level coder of effort ``best``: every bit is predicted by several contexts at once, mixed by their record so far."""
 
+# mypy: ignore-errors
+# The types of the kernels are inferred by numba, for each kind of argument.
+
 from __future__ import annotations
 
 import numpy as np
@@ -33,7 +36,7 @@ def new_model() -> tuple[np.ndarray, ...]:
 
 
 @njit(cache=True, nogil=True)
-def _mixed_bit(decoding, data, coder, bit, model, slots, inputs, choice, stretched):  # type: ignore[no-untyped-def]
+def _mixed_bit(decoding, data, coder, bit, model, slots, inputs, choice, stretched):
     low, high, value, position = coder
     counters, weights, refined, _ = model
     first = choice * INPUTS
@@ -54,7 +57,7 @@ def _mixed_bit(decoding, data, coder, bit, model, slots, inputs, choice, stretch
 
 
 @njit(cache=True, nogil=True)
-def _size(magnitude):  # type: ignore[no-untyped-def]
+def _size(magnitude):
     """The magnitude in eight classes: 0, 1, 2, 3-4, 5-8, 9-16, 17-64, more."""
     if magnitude <= 2:
         return magnitude
@@ -68,7 +71,7 @@ def _size(magnitude):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _logarithm(number):  # type: ignore[no-untyped-def]
+def _logarithm(number):
     """About 4 log2(number) for number >= 1, in integers."""
     length = 0
     shifted = number
@@ -84,7 +87,7 @@ def _logarithm(number):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _code_tail(decoding, data, coder, rest, suffix, model, bases, slots, choice, stretched):  # type: ignore[no-untyped-def]
+def _code_tail(decoding, data, coder, rest, suffix, model, bases, slots, choice, stretched):
     """Exp-Golomb of ``rest`` >= 0: the prefix mixed, the three top suffix bits adaptive, the others as they are."""
     counters = model[0]
     exponent = 0
@@ -118,7 +121,7 @@ def _code_tail(decoding, data, coder, rest, suffix, model, bases, slots, choice,
 
 
 @njit(cache=True, nogil=True)
-def code_levels(decoding, data, state, levels, width, unary, link, activity, model):  # type: ignore[no-untyped-def]
+def code_levels(decoding, data, state, levels, width, unary, link, activity, model):
     """Code ``levels`` [rows, columns, kernel] in place; ``link`` hints at each column, ``activity`` receives each row's.
 
     ``width`` is the kernel's width, ``unary`` how many steps come before Exp-Golomb.
@@ -200,7 +203,7 @@ def code_levels(decoding, data, state, levels, width, unary, link, activity, mod
 
 
 @njit(cache=True, nogil=True)
-def _signs(left, up, previous, corner):  # type: ignore[no-untyped-def]
+def _signs(left, up, previous, corner):
     code = 0
     for level in (left, up, previous, corner):
         code = code * 3 + (0 if level == 0 else (1 if level > 0 else 2))
@@ -208,7 +211,7 @@ def _signs(left, up, previous, corner):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _code_symbol(decoding, data, coder, symbol, unary, suffix, model, bases, slots, choice, stretched, signs, c, row, above):  # type: ignore[no-untyped-def]
+def _code_symbol(decoding, data, coder, symbol, unary, suffix, model, bases, slots, choice, stretched, signs, c, row, above):
     magnitude = abs(symbol)
     steps = 0
     while steps <= unary:

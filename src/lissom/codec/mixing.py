@@ -7,6 +7,9 @@ weights follow the error (Mahoney, "Adaptive Weighing of Context Models for Loss
 2005). The logistic tables are made by integer multiplication of big integers, never by a machine's ``exp``.
 """
 
+# mypy: ignore-errors
+# The types of the kernels are inferred by numba, for each kind of argument.
+
 from __future__ import annotations
 
 import numpy as np
@@ -42,7 +45,7 @@ TRUST = np.array([256 * 2 * n // (2 * n + 1) for n in range(1024)], np.int64)
 
 
 @njit(cache=True, nogil=True)
-def counted(counter, bit, limit):  # type: ignore[no-untyped-def]
+def counted(counter, bit, limit):
     """A counter after it has seen ``bit``."""
     count = np.int64(counter) & 1023
     probability = np.int64(counter) >> 10
@@ -53,7 +56,7 @@ def counted(counter, bit, limit):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def predict(counters, slots, inputs, weights, first, stretched):  # type: ignore[no-untyped-def]
+def predict(counters, slots, inputs, weights, first, stretched):
     """The stretched mixture of the counters at ``slots[:inputs]`` under the weights from ``first`` on."""
     total = 0
     for index in range(inputs):
@@ -65,7 +68,7 @@ def predict(counters, slots, inputs, weights, first, stretched):  # type: ignore
 
 
 @njit(cache=True, nogil=True)
-def learn(counters, slots, inputs, weights, first, stretched, probability, bit, rate, limit):  # type: ignore[no-untyped-def]
+def learn(counters, slots, inputs, weights, first, stretched, probability, bit, rate, limit):
     """Move the weights along the error and each counter towards ``bit``."""
     error = ((bit << 16) - probability) * rate
     for index in range(inputs):

@@ -36,9 +36,8 @@ def checked(name: str, tensor: Quantized) -> Quantized:
         return Quantized(levels, Table(values), tensor.mask, tensor.dtype)
     scale = np.asarray(decoding.scale, np.float32)
     zero_point = np.broadcast_to(np.asarray(decoding.zero_point, np.int32), scale.shape)
-    fits = scale.ndim in (0, levels.ndim) and all(
-        1 <= entries <= length or entries == length for entries, length in zip(scale.shape, levels.shape, strict=False)
-    )
+    axes: list[tuple[int, int]] = list(zip(scale.shape, levels.shape, strict=False))
+    fits = scale.ndim in (0, levels.ndim) and all(1 <= entries <= length or entries == length for entries, length in axes)
     if not fits:
         raise InputRefused(f"{name}: scales of shape {scale.shape} do not fit levels of shape {levels.shape}")
     return Quantized(levels, Uniform(scale, zero_point), tensor.mask, tensor.dtype)
@@ -51,7 +50,7 @@ def code_decoding(stream: Stream, decoding: Table | Uniform | None, shape: tuple
         count = stream.number(len(values), ENTRIES, MOST)
         return Table(_coded(stream, values, (count,), "float32"))
     scale, zero_point = (decoding.scale, decoding.zero_point) if isinstance(decoding, Uniform) else (np.zeros(()), np.zeros(()))
-    entries = []
+    entries: list[int] = []
     if stream.number(int(scale.ndim > 0), LENGTH, 1):
         for axis, length in enumerate(shape):
             given = 0 if stream.decoding else scale.shape[axis]

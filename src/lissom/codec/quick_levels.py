@@ -1,5 +1,8 @@
 """The level coder of effort ``fast``: one context per bit, two adaptive probabilities that learn at different speeds."""
 
+# mypy: ignore-errors
+# The types of the kernels are inferred by numba, for each kind of argument.
+
 from __future__ import annotations
 
 import numpy as np
@@ -25,7 +28,7 @@ def new_model() -> tuple[np.ndarray, ...]:
 
 
 @njit(cache=True, nogil=True)
-def _quick_bit(decoding, data, low, high, value, position, bit, pairs, slot):  # type: ignore[no-untyped-def]
+def _quick_bit(decoding, data, low, high, value, position, bit, pairs, slot):
     first, second = np.int64(pairs[slot, 0]), np.int64(pairs[slot, 1])
     chance = (first + second) >> 1
     low, high, value, position, bit = code_bit(decoding, data, low, high, value, position, chance, bit)
@@ -39,7 +42,7 @@ def _quick_bit(decoding, data, low, high, value, position, bit, pairs, slot):  #
 
 
 @njit(cache=True, nogil=True)
-def _steps(table_limit, number):  # type: ignore[no-untyped-def]
+def _steps(table_limit, number):
     """About 2 log2(number + 1), at most ``table_limit``."""
     number += 1
     length = 0
@@ -50,7 +53,7 @@ def _steps(table_limit, number):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def code_levels(decoding, data, state, levels, width, unary, link, activity, model):  # type: ignore[no-untyped-def]
+def code_levels(decoding, data, state, levels, width, unary, link, activity, model):
     """Code ``levels`` [rows, columns, kernel] in place; the arguments of :func:`lissom.codec.mixed_levels.code_levels`."""
     rows, columns, kernel = levels.shape
     pairs = model[0]
@@ -108,7 +111,7 @@ def code_levels(decoding, data, state, levels, width, unary, link, activity, mod
 
 
 @njit(cache=True, nogil=True)
-def _code_tail(decoding, data, low, high, value, position, rest, pairs, context):  # type: ignore[no-untyped-def]
+def _code_tail(decoding, data, low, high, value, position, rest, pairs, context):
     """Exp-Golomb of ``rest`` >= 0: prefix and the two top suffix bits adaptive, the others as they are."""
     exponent = 0
     while exponent < 34:

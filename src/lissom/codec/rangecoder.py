@@ -6,6 +6,9 @@ interval. There is no carry to propagate, and encoder and decoder are the same c
 apart. Bytes beyond the end of the data read as zero, which lets the encoder drop trailing zeros.
 """
 
+# mypy: ignore-errors
+# The types of the kernels are inferred by numba, for each kind of argument.
+
 from __future__ import annotations
 
 import numpy as np
@@ -25,7 +28,7 @@ HALF = 1 << 15
 
 
 @njit(cache=True, nogil=True)
-def code_bit(decoding, data, low, high, value, position, probability, bit):  # type: ignore[no-untyped-def]
+def code_bit(decoding, data, low, high, value, position, probability, bit):
     """Code one bit whose probability of being 1 is ``probability`` / 2^16; returns the moved state and the bit."""
     middle = low + ((high - low) >> SHIFT) * np.uint64(probability)
     if decoding:
@@ -46,7 +49,7 @@ def code_bit(decoding, data, low, high, value, position, probability, bit):  # t
 
 
 @njit(cache=True, nogil=True)
-def read_word(data, position):  # type: ignore[no-untyped-def]
+def read_word(data, position):
     """The 32 bits at ``position``, big-endian; zeros beyond the end."""
     word = ZERO
     for offset in range(4):
@@ -57,7 +60,7 @@ def read_word(data, position):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def write_word(data, position, word):  # type: ignore[no-untyped-def]
+def write_word(data, position, word):
     """Store 32 bits where they fit; the caller sees from ``position`` that the buffer was too small and repeats."""
     if position + 4 <= len(data):
         data[position] = (word >> np.uint64(24)) & BYTE
@@ -67,7 +70,7 @@ def write_word(data, position, word):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def code_raw(decoding, data, low, high, value, position, number, bits):  # type: ignore[no-untyped-def]
+def code_raw(decoding, data, low, high, value, position, number, bits):
     """Code ``bits`` equally likely bits, 16 at a time; returns the moved state and the number."""
     result = 0
     while bits > 0:

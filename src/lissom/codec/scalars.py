@@ -1,12 +1,15 @@
 """Single numbers, mantissas and text through the range coder: what a payload holds beside levels."""
 
+# mypy: ignore-errors
+# The types of the kernels are inferred by numba, for each kind of argument.
+
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
 from lissom.codec.mixing import COUNTER, RANGE, SQUASH, counted, learn, predict
-from lissom.codec.rangecoder import HALF, code_bit, code_raw
+from lissom.codec.rangecoder import code_bit, code_raw
 
 __all__ = ["code_mantissas", "code_number", "code_text", "new_numbers", "new_text"]
 
@@ -21,7 +24,7 @@ def new_numbers() -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def code_number(decoding, data, state, number, kind, counters):  # type: ignore[no-untyped-def]
+def code_number(decoding, data, state, number, kind, counters):
     """Code 0 <= number < 2^63 by Exp-Golomb with adaptive prefix; ``kind`` (below 64) says which statistics it follows."""
     low, high, value, position = state[0], state[1], state[2], np.int64(state[3])
     exponent = 0
@@ -41,7 +44,7 @@ def code_number(decoding, data, state, number, kind, counters):  # type: ignore[
 
 
 @njit(cache=True, nogil=True)
-def code_mantissas(decoding, data, state, classes, mantissas, bits, counters):  # type: ignore[no-untyped-def]
+def code_mantissas(decoding, data, state, classes, mantissas, bits, counters):
     """Code a mantissa of ``bits`` bits for each non-zero class: the top three adaptive by class, the rest as they are."""
     low, high, value, position = state[0], state[1], state[2], np.int64(state[3])
     modelled = min(bits, MODELLED)
@@ -72,7 +75,7 @@ def new_text() -> tuple[np.ndarray, np.ndarray]:
 
 
 @njit(cache=True, nogil=True)
-def code_text(decoding, data, state, text, first, counters, weights):  # type: ignore[no-untyped-def]
+def code_text(decoding, data, state, text, first, counters, weights):  # noqa: C901 - one kernel, where calls cost time
     """Code ``text[first:]`` in place, a byte at a time, given ``text[:first]``, which both sides know already.
 
     Bits are predicted by the last 0 to 4 bytes and by what followed the longest earlier match of at least
@@ -84,7 +87,6 @@ def code_text(decoding, data, state, text, first, counters, weights):  # type: i
     stretched = np.zeros(ORDERS, np.int64)
     last = np.zeros(1 << 16, np.int64)  # where the last five bytes stood before, plus one
     match, length = 0, 0
-    scratch = np.zeros(8, np.uint8)
     for index in range(len(text)):
         history = np.int64(0)
         for order in range(1, 5):

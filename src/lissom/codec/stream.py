@@ -74,7 +74,7 @@ class Stream:
             return
         arranged, width = ORDERS[order](levels)
         work = np.ascontiguousarray(arranged)
-        rows, columns, kernel = work.shape
+        rows, columns, _ = work.shape
         link = np.zeros(columns, np.uint8)
         if len(self._rows) and columns % len(self._rows) == 0:
             link = np.repeat(self._rows, columns // len(self._rows))
