@@ -169,7 +169,8 @@ def value_class(cls: StepType) -> StepType:
             build(self, *positional, **fields)
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False)[0]
-            field = ".".join(map(str, first["loc"])) or "arguments"
+            # pydantic also names the branch of a union that it tried ("constrained-float"), which is no place
+            field = ".".join(part for part in map(str, first["loc"]) if part.isidentifier() or part.isdigit()) or "arguments"
             given = repr(first.get("input"))
             raise UsageError(f"{cls.__name__}: {field} is {given[:80]}: {first['msg']}") from error
 
