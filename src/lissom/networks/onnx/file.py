@@ -13,7 +13,8 @@ from lissom.errors import ModelRefused
 
 __all__ = ["OLDEST_OPSET", "open_model", "versions"]
 
-OLDEST_OPSET = 7
+OLDEST_OPSET = 1
+"""Whether each operator is known in an old version is the table's to say; from 7 on, all of them are."""
 
 
 def open_model(model: str | os.PathLike[str] | ModelProto) -> tuple[ModelProto, Path | None]:

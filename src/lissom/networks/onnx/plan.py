@@ -278,7 +278,7 @@ def _numbers(values: list[Tensor | None], position: int) -> list[Any]:
 
 
 def _product(values: list[Tensor | None], position: int) -> float:
-    return math.prod(max(number, 1) for number in _numbers(values, position))
+    return float(math.prod(max(number, 1) for number in _numbers(values, position)))
 
 
 def _range_length(values: list[Tensor | None]) -> float:
@@ -291,7 +291,7 @@ _GROWTH: dict[str, Callable[[list[Tensor | None]], float]] = {
     "Expand": lambda values: _elements(values[0]) * _product(values, 1),
     "Tile": lambda values: _elements(values[0]) * _product(values, 1),
     "OneHot": lambda values: _elements(values[0]) * _product(values, 1),
-    "Pad": lambda values: math.prod(max(length, 1) + sum(map(abs, _numbers(values, 1))) for length in _shape(values[0])),
+    "Pad": lambda values: float(math.prod(max(length, 1) + sum(map(abs, _numbers(values, 1))) for length in _shape(values[0]))),
     "Range": _range_length,
     "HannWindow": lambda values: _product(values, 0),
     "HammingWindow": lambda values: _product(values, 0),

@@ -109,6 +109,18 @@ def _transposed_pads(
     return before + after
 
 
+@operator("CausalConvWithState")
+def causal_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, past: Tensor | None = None, *, activation: str = "none"
+) -> tuple[Tensor, Tensor]:
+    """Depthwise convolution [N, C, L] that looks back only; the state is the last positions, for the next call."""
+    reach = weight.shape[-1] - 1
+    padded = F.pad(x, (reach, 0)) if past is None else torch.cat([past, x], -1)
+    result = F.conv1d(padded, weight, bias, groups=weight.shape[0])
+    state = padded[..., padded.shape[-1] - reach :]
+    return (result if activation == "none" else F.silu(result)), state
+
+
 @operator("Col2Im")
 def columns_to_image(
     x: Tensor, image_shape: Known, block_shape: Known, *, dilations: list[int] | None = None, pads: list[int] | None = None,

@@ -55,6 +55,18 @@ def identity(x: Tensor) -> Tensor:
     return x
 
 
+@operator("OptionalGetElement")
+def optional_element(x: Tensor) -> Tensor:
+    """What the optional value holds: a tensor always holds itself."""
+    return x
+
+
+@operator("OptionalHasElement")
+def optional_has_element(x: Tensor | None = None) -> Tensor:
+    """Whether there is a value."""
+    return torch.tensor(x is not None)
+
+
 @operator("Div")
 @computed_as_int64
 def divide(a: Tensor, b: Tensor) -> Tensor:

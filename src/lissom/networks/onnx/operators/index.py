@@ -70,8 +70,8 @@ def scatter_nd(x: Tensor, positions: Tensor, updates: Tensor, *, reduction: str 
         rows = rows * x.shape[axis] + _from_start(index, x.shape[axis])
     flat = x.reshape([-1, *x.shape[depth:]])
     source = updates.reshape([-1, *x.shape[depth:]])
-    result = flat.index_reduce(0, rows.reshape(-1), source, {"mul": "prod"}.get(reduction, f"a{reduction}"))
-    return result.reshape(x.shape)
+    index = rows.reshape([-1, *[1] * (source.ndim - 1)]).expand_as(source)
+    return flat.scatter_reduce(0, index, source, _REDUCE[reduction]).reshape(x.shape)
 
 
 @operator("TensorScatter")

@@ -35,7 +35,9 @@ def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 def _extreme(function: Callable[..., Tensor], of_nothing: str) -> Reduce:
     def reduce(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-        if x.dtype == torch.bool or x.dtype in STORED_ONLY:
+        if x.dtype == torch.bool:
+            return reduce(x.to(torch.uint8), axes, keep).to(torch.bool)
+        if x.dtype in STORED_ONLY:
             return reduce(x.to(torch.int64), axes, keep).to(x.dtype)
         if x.numel() == 0:  # the extreme of nothing is the type's own limit
             limit = float(of_nothing) if x.is_floating_point() else getattr(torch.iinfo(x.dtype), _LIMIT[of_nothing])

@@ -105,25 +105,49 @@ def _close(product: Any, length: Any) -> bool:
 
 def _coordinates(length: Any, target: Any, scale: Any, transform: str, region: tuple[float, float]) -> Tensor:
     """Where each position of the result lies in the input."""
-    position: Tensor = torch.arange(target, dtype=torch.float64)
-    wide = scale * length
-    if transform == "align_corners":
-        return position * ((length - 1) / (wide - 1)) if wide > 1 else position * 0
-    if transform == "asymmetric":
-        return position / scale
-    if transform == "pytorch_half_pixel" and target == 1:
-        return position * 0 - 0.5 + 0.5
-    if transform == "half_pixel_symmetric":
-        adjustment = target / wide
-        centre = length / 2
-        return centre * (1 - adjustment) + (position + 0.5) / scale - 0.5
-    if transform == "tf_crop_and_resize":
-        start, end = region
-        if target > 1:
-            return start * (length - 1) + position * ((end - start) * (length - 1) / (target - 1))
-        return position * 0 + 0.5 * (start + end) * (length - 1)
+    position = torch.arange(target, dtype=torch.float64)
+    found: Tensor = _TRANSFORMS[transform](position, length, target, scale, region)
+    return found
+
+
+def _half_pixel(position: Tensor, _length: Any, _target: Any, scale: Any, _region: tuple[float, float]) -> Any:
     return (position + 0.5) / scale - 0.5
 
+
+def _pytorch_half_pixel(position: Tensor, length: Any, target: Any, scale: Any, region: tuple[float, float]) -> Any:
+    return position * 0 if target == 1 else _half_pixel(position, length, target, scale, region)
+
+
+def _half_pixel_symmetric(position: Tensor, length: Any, target: Any, scale: Any, region: tuple[float, float]) -> Any:
+    adjustment = target / (scale * length)
+    return length / 2 * (1 - adjustment) + _half_pixel(position, length, target, scale, region)
+
+
+def _align_corners(position: Tensor, length: Any, _target: Any, scale: Any, _region: tuple[float, float]) -> Any:
+    wide = scale * length
+    return position * ((length - 1) / (wide - 1)) if wide > 1 else position * 0
+
+
+def _asymmetric(position: Tensor, _length: Any, _target: Any, scale: Any, _region: tuple[float, float]) -> Any:
+    return position / scale
+
+
+def _crop_and_resize(position: Tensor, length: Any, target: Any, _scale: Any, region: tuple[float, float]) -> Any:
+    start, end = region
+    if target > 1:
+        return start * (length - 1) + position * ((end - start) * (length - 1) / (target - 1))
+    return position * 0 + 0.5 * (start + end) * (length - 1)
+
+
+_TRANSFORMS: dict[str, Callable[..., Any]] = {
+    "half_pixel": _half_pixel,
+    "pytorch_half_pixel": _pytorch_half_pixel,
+    "half_pixel_symmetric": _half_pixel_symmetric,
+    "align_corners": _align_corners,
+    "asymmetric": _asymmetric,
+    "tf_crop_and_resize": _crop_and_resize,
+    "tf_half_pixel_for_nn": lambda position, length, target, scale, region: (position + 0.5) / scale,  # noqa: ARG005
+}
 
 _NEAREST: dict[str, Callable[[Tensor], Tensor]] = {
     "round_prefer_floor": lambda x: torch.ceil(x - 0.5),

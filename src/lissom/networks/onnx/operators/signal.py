@@ -26,12 +26,10 @@ def _transform(x: Tensor, length: Known | None, axis: int, inverse: int, oneside
     dim = axis % x.ndim
     values = torch.view_as_complex(x.contiguous()) if x.shape[-1] == 2 else x.squeeze(-1)
     if inverse and onesided:  # half a spectrum gives a real signal
-        return torch.fft.irfft(values, count if count is not None else 2 * (values.shape[dim] - 1), dim).unsqueeze(-1)
-    if inverse:
-        return torch.view_as_real(torch.fft.ifft(values, count, dim))
-    if onesided:
-        return torch.view_as_real(torch.fft.rfft(values, count, dim))
-    return torch.view_as_real(torch.fft.fft(values, count, dim))
+        real: Tensor = torch.fft.irfft(values, count if count is not None else 2 * (values.shape[dim] - 1), dim)
+        return real.unsqueeze(-1)
+    transform = torch.fft.ifft if inverse else torch.fft.rfft if onesided else torch.fft.fft
+    return torch.view_as_real(transform(values, count, dim))
 
 
 @operator("STFT")
@@ -41,7 +39,8 @@ def short_time_fourier(
     """Fourier transforms of overlapping frames: [batch, samples, 1 or 2] to [batch, frames, bins, 2]."""
     size = length.item() if length is not None else window.shape[0] if window is not None else signal.shape[1]
     values = torch.view_as_complex(signal.contiguous()) if signal.ndim == 3 and signal.shape[-1] == 2 else signal
-    frames: Tensor = (values.squeeze(-1) if values.ndim == 3 else values).unfold(1, size, step.item())
+    flat = values.squeeze(-1) if values.ndim == 3 else values
+    frames: Tensor = flat.unfold(1, size, step.item())
     weighted = frames if window is None else frames * window
     if onesided and not weighted.is_complex():
         return torch.view_as_real(torch.fft.rfft(weighted))
