@@ -132,7 +132,8 @@ def capture(network: Network) -> Graph:
         (['linear', 'relu', 'linear'], 20)
     """
     program = export(network)
-    return _Analysis(program, _batch(network)).graph()
+    first_names = {alias: names[0] for alias, names in edits.aliases(network.module).items()}
+    return _Analysis(program, int(network.example_inputs[0].shape[0]), first_names).graph()
 
 
 def export(network: Network) -> ExportedProgram:
@@ -174,15 +175,12 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _batch(network: Network) -> int:
-    return int(network.example_inputs[0].shape[0])
-
-
 class _Analysis:
     """One walk over the graph, call by call, that gives every tensor its axes."""
 
-    def __init__(self, program: ExportedProgram, batch: int) -> None:
+    def __init__(self, program: ExportedProgram, batch: int, first_names: Mapping[str, str]) -> None:
         self.batch = batch
+        self.first_names = first_names
         self.program = program
         self.axes_of: dict[fx.Node, Any] = {}
         self.tensors: dict[str, Axes] = {}
@@ -210,6 +208,9 @@ class _Analysis:
                     for axes in _each(self.axes_of.get(source)):
                         for axis in axes:
                             freeze(axis, "an output of the network has it")
+        for name in (name for name, found in self.uses.items() if not found):
+            for axis in self.tensors[name]:
+                freeze(axis, "nothing reads it")
         uses = {name: tuple(dict.fromkeys(found)) for name, found in self.uses.items()}
         nodes = tuple(_costed(node, self.work.get(node.name, ()), self.batch) for node in self.nodes)
         return Graph(
@@ -222,15 +223,17 @@ class _Analysis:
         if not isinstance(value, Tensor):
             return
         if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-            why = None if node.users else "nothing reads it"
-            self.axes_of[node] = tuple(_axis(hint(length), why) for length in value.shape)
-            self.tensors[spec.target] = self.axes_of[node]
-            self.names[node] = spec.target
-            self.uses[spec.target] = []
-            self.shapes[spec.target] = tuple(map(hint, value.shape))
-            self.element_bytes[spec.target] = value.element_size()
+            name = self.first_names.get(spec.target, spec.target)
+            self.names[node] = name
+            if name in self.tensors:  # a tied tensor that comes in twice
+                self.axes_of[node] = self.tensors[name]
+                return
+            self.axes_of[node] = self.tensors[name] = tuple(_axis(hint(length), None) for length in value.shape)
+            self.uses[name] = []
+            self.shapes[name] = tuple(map(hint, value.shape))
+            self.element_bytes[name] = value.element_size()
             if spec.kind == InputKind.PARAMETER:
-                self.trainable.add(spec.target)
+                self.trainable.add(name)
         else:
             constant = spec.kind == InputKind.CONSTANT_TENSOR
             if constant and isinstance(found := self.program.constants.get(spec.target), Tensor):

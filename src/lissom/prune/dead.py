@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from lissom import edits
@@ -45,16 +46,16 @@ def remove_dead(network: Network) -> Network:
     return network
 
 
-def _alive(network: Network, group: Group, either_side: bool) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _alive(network: Network, group: Group, either_side: bool) -> npt.NDArray[np.bool_]:
     """Which indices are needed: not zero where they are written (first axes) and not zero where they are read (others)."""
-    sides: dict[bool, np.ndarray[tuple[int], np.dtype[np.float64]]] = {}
+    sides: dict[bool, npt.NDArray[np.float64]] = {}
     for member in group.members:
         if member.trainable:
             mass = collect(member, group.size, magnitudes(edits.value(network.module, member.tensor), member.axis))
             side = member.axis == 0
             sides[side] = sides.get(side, np.zeros(group.size)) + mass
-    masses = list(sides.values())
-    return np.all([mass > 0 for mass in masses], axis=0) if either_side else np.any([mass > 0 for mass in masses], axis=0)
+    needed = np.stack([mass > 0 for mass in sides.values()])
+    return np.asarray(needed.all(0) if either_side else needed.any(0))
 
 
 def _same(one: Network, other: Network) -> bool:
