@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy as copying
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -36,7 +37,15 @@ class Editor:
         self.types: dict[str, tuple[int, tuple[int | str | None, ...] | None]] = {}
         for value in [*graph.input, *graph.output, *graph.value_info]:
             self.types[value.name] = _type_of(value)
-        self._taken = set(self.constants) | set(self.inputs) | {name for node in self.nodes for name in node.output}
+        self.taken = set(self.constants) | set(self.inputs) | {name for node in self.nodes for name in node.output}
+
+    def copy(self) -> Editor:
+        """An editor with nodes of its own, in the same order; constants are shared, and never changed in place."""
+        duplicate = copying.copy(self)
+        duplicate.nodes = [copying.deepcopy(node) for node in self.nodes]
+        duplicate.constants, duplicate.permutations = dict(self.constants), dict(self.permutations)
+        duplicate.parameters, duplicate.taken = set(self.parameters), set(self.taken)
+        return duplicate
 
     def producers(self) -> dict[str, NodeProto]:
         """The node that computes each value."""
@@ -65,9 +74,9 @@ class Editor:
     def fresh(self, stem: str) -> str:
         """A name that nothing has yet, taken from now on."""
         name, number = stem, 1
-        while name in self._taken:
+        while name in self.taken:
             name, number = f"{stem}_{number}", number + 1
-        self._taken.add(name)
+        self.taken.add(name)
         return name
 
     def add_constant(self, stem: str, value: Array) -> str:
@@ -84,7 +93,7 @@ class Editor:
     def rename_constant(self, old: str, new: str) -> None:
         """Give a constant another name, in the readers and wherever it is kept."""
         self.constants[new] = self.constants.pop(old)
-        self._taken.add(new)
+        self.taken.add(new)
         self.replace_uses(old, new)
         if old in self.parameters:
             self.parameters.discard(old)

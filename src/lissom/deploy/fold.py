@@ -161,7 +161,7 @@ def _folded_after(layer: Any, scale: Tensor, shift: Tensor) -> tuple[Tensor, Ten
     weight = layer.weight.detach().double()
     bias = torch.zeros_like(shift) if layer.bias is None else layer.bias.detach().double()
     if isinstance(layer, TRANSPOSED):  # [in, out / groups, ...]: the inputs of a group stand together
-        grouped = weight.unflatten(0, (layer.groups, -1))
+        grouped = weight.reshape(layer.groups, -1, *weight.shape[1:])
         factors = scale.reshape(layer.groups, 1, -1, *[1] * (weight.ndim - 2))
         return (grouped * factors).flatten(0, 1), bias * scale + shift
     return weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), bias * scale + shift
@@ -178,7 +178,7 @@ def _folded_before(layer: Any, scale: Tensor, shift: Tensor) -> tuple[Tensor, Te
         added = torch.zeros(layer.out_channels, dtype=torch.float64)
         new = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     else:  # [out, in / groups, ...]: the outputs of a group stand together
-        grouped = weight.unflatten(0, (layer.groups, -1))
+        grouped = weight.reshape(layer.groups, -1, *weight.shape[1:])
         shape = (layer.groups, 1, -1, *[1] * (weight.ndim - 2))
         new = (grouped * scale.reshape(shape)).flatten(0, 1)
         axes = tuple(range(2, grouped.ndim))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,13 @@ from lissom import edits
 from lissom.codec.tensors import Quantized
 from lissom.deploy import targets
 from lissom.deploy.clean import clean
-from lissom.deploy.deployed import Binding, Deployed
+from lissom.deploy.deployed import Deployed
 from lissom.deploy.editing import Editor
 from lissom.deploy.export import export_module
+from lissom.deploy.finish import Plain, finish
 from lissom.deploy.fold import Folding, fold_batch_norm
-from lissom.deploy.naming import name_by_rule
 from lissom.deploy.settings import Deploy
+from lissom.deploy.static import deploy_static
 from lissom.deploy.weights import place_levels
 from lissom.errors import UsageError
 from lissom.network import Network
@@ -27,16 +27,6 @@ __all__ = ["Inputs", "deploy", "plain"]
 
 Inputs = Iterable[Sequence[Tensor | np.ndarray[Any, Any]]]
 """Batches of inputs, each a tuple with one tensor or array per input of the network."""
-
-
-@dataclass(frozen=True)
-class Plain:
-    """A network as a float graph: what every precision starts from."""
-
-    network: Network
-    editor: Editor
-    quantized: Mapping[str, Quantized]
-    notes: tuple[str, ...]
 
 
 def deploy(network: Network, settings: Deploy | None = None, calibration: Inputs | None = None) -> Deployed:
@@ -90,18 +80,12 @@ def _name_folded(editor: Editor, folded: list[Folding]) -> None:
                 editor.rename_constant(old, f"{pair.layer}.folded.{attribute}".lstrip("."))
 
 
-def finish(editor: Editor, bindings: list[Binding], **fields: Any) -> Deployed:
-    """Close the editor, name what it holds, and pair it with what its constants are."""
-    model = editor.close()
-    origins = name_by_rule(model)
-    present = {tensor.name for tensor in model.graph.initializer}
-    held = tuple(binding for binding in bindings if binding.initializer in present)
-    return Deployed(model, held, origins=origins, **fields)
-
-
 def _float32(source: Plain, _settings: Deploy, _calibration: Inputs | None) -> Deployed:
     bindings = place_levels(source.editor, source.quantized)
     return finish(source.editor, bindings, precision="float32", notes=source.notes)
 
 
-PRECISIONS: dict[str, Callable[[Plain, Deploy, Inputs | None], Deployed]] = {"float32": _float32}
+PRECISIONS: dict[str, Callable[[Plain, Deploy, Inputs | None], Deployed]] = {
+    "float32": _float32,
+    "int8": deploy_static,
+}

@@ -12,7 +12,7 @@ __all__ = ["Deploy", "Precision", "Ranges", "Types"]
 
 Precision = Literal["float32", "float16", "int8", "int8-dynamic"]
 Types = Literal["auto", "U8S8", "S8S8", "U8U8", "U8S7"]
-Ranges = Literal["auto", "min-max", "percentile", "mean-std", "mse"]
+Ranges = Literal["auto", "minmax", "percentile", "std", "mse", "kl"]
 
 
 @value_class
@@ -27,11 +27,11 @@ class Deploy:
             activation ranges found at run time).
         types: Integer types of activations and weights, with their bits: ``"U8S8"``, ``"S8S8"``, ``"U8U8"``, ``"U8S7"``
             (7-bit weights, for CPUs whose 8-bit sums saturate); ``"auto"`` leaves it to the target.
-        ranges: How activation ranges are taken from what was observed: ``"min-max"``, ``"percentile"``,
-            ``"mean-std"`` or ``"mse"`` (least squared error); ``"auto"`` tries them on the calibration data and takes
-            the one whose outputs are nearest.
-        spread: The share of values that ``"percentile"`` keeps, in percent, or the number of standard deviations that
-            ``"mean-std"`` keeps on each side; None for 99.99 and 6.
+        ranges: How activation ranges are taken from what was observed: ``"minmax"``, ``"percentile"``, ``"std"``
+            (mean ± k standard deviations), ``"mse"`` (least squared error) or ``"kl"`` (least divergence); ``"auto"``
+            tries them on the calibration data and takes the one whose outputs are nearest.
+        spread: The share of values that ``"percentile"`` keeps (0.9999), or the number of standard deviations that
+            ``"std"`` keeps on each side (5 at 8 bits); None for these.
         samples: How many calibration samples are used at most.
         keep_float: Globs over node and weight names that stay in float32.
         opset: The ONNX operator set of the file; None for the target's.

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lissom.codec.tensors import Quantized, Table, Uniform
@@ -34,12 +34,13 @@ LETTERS = {"values": "v", "levels": "l", "scale": "s", "zero_point": "z", "table
 SUFFIXES = {"v": "", "l": ".levels", "s": ".scale", "z": ".zero_point", "t": ".table"}
 LZMA_FILTER = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp": 0, "pb": 0}]
 COMMON = (
-    b"\x08\n\x12\x06lissom:\x02\x10\x14 DequantizeLinear QuantizeLinear .zero_point .scale .levels .table .folded running_var running_mean "
-    b"epsilon momentum BatchNormalization LSTM GRU hidden_size Softmax LayerNormalization Erf Sqrt Div Sub Pow Mul Tanh Sigmoid "
-    b"HardSwish GlobalAveragePool ReduceMean Unsqueeze Squeeze Transpose perm Concat axis Slice Split Where Cast to Gather "
+    b"\x08\n\x12\x06lissom:\x02\x10\x14 "
+    b"DequantizeLinear QuantizeLinear .zero_point .scale .levels .table .folded running_var running_mean epsilon momentum "
+    b"BatchNormalization LSTM GRU hidden_size Softmax LayerNormalization Erf Sqrt Div Sub Pow Mul Tanh Sigmoid HardSwish "
+    b"GlobalAveragePool ReduceMean Unsqueeze Squeeze Transpose perm Concat axis Slice Split Where Cast to Gather "
     b"AveragePool count_include_pad ceil_mode allowzero Reshape Flatten ConvTranspose Conv group strides pads dilations "
-    b"kernel_shape auto_pad NOTSET MaxPool Relu Clip Add MatMul Gemm transA transB alpha beta network input output batch logits "
-    b"features layers conv1 conv2 conv fc1 fc2 fc3 fc .bias .weight"
+    b"kernel_shape auto_pad NOTSET MaxPool Relu Clip Add MatMul Gemm transA transB alpha beta network input output batch "
+    b"logits features layers conv1 conv2 conv fc1 fc2 fc3 fc .bias .weight"
 )
 """What graphs are made of: deflate starts with it in its window, so that a small graph costs little."""
 

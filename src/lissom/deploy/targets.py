@@ -18,6 +18,8 @@ class Target:
         types: Integer types of activations and weights that it has kernels for, the preferred first.
         symmetric: Whether activations must have zero point 0.
         per_channel: Whether weights may have one scale per output channel.
+        integer_bias: Operators whose bias must be integer. ONNX Runtime makes a convolution's bias integer itself when
+            it loads the file, and a Gemm's only where its output is integer.
         opset: The ONNX operator set that it reads.
         measured: Whether types are chosen by running the candidates on this machine.
     """
@@ -26,6 +28,7 @@ class Target:
     types: tuple[str, ...]
     symmetric: bool = False
     per_channel: bool = True
+    integer_bias: frozenset[str] = frozenset({"Gemm"})
     opset: int = 20
     measured: bool = False
 
@@ -35,7 +38,7 @@ TARGETS: dict[str, Target] = {
     "onnxruntime-cpu": Target(runtime="onnxruntime", types=("U8S8", "S8S8", "U8U8", "U8S7")),
     "openvino": Target(runtime="openvino", types=("U8S8", "S8S8")),
     # TensorRT wants signed integers and zero points of 0; its row is checked for form, and has not been run here.
-    "tensorrt": Target(runtime="onnxruntime", types=("S8S8",), symmetric=True),
+    "tensorrt": Target(runtime="onnxruntime", types=("S8S8",), symmetric=True, integer_bias=frozenset()),
     # 7-bit weights cannot saturate the 16-bit sums of CPUs without VNNI, so one file answers alike everywhere.
     "portable": Target(runtime="onnxruntime", types=("U8S7",), opset=18),
 }

@@ -40,11 +40,29 @@ def place_levels(editor: Editor, quantized: Mapping[str, Quantized]) -> list[Bin
     return bindings
 
 
-def place_quantized(editor: Editor, name: str, stored: Quantized, order: tuple[int, ...] = ()) -> list[Binding]:
-    """Replace one constant by levels and their decoding; the constant's name becomes that of the decoded value."""
+def place_quantized(
+    editor: Editor,
+    name: str,
+    stored: Quantized,
+    order: tuple[int, ...] = (),
+    *,
+    kind: npt.DTypeLike | None = None,
+    with_zero_point: bool = False,
+) -> list[Binding]:
+    """Replace one constant by levels and their decoding; the constant's name becomes that of the decoded value.
+
+    Args:
+        editor: Changed in place.
+        name: The constant.
+        stored: Its levels and decoding, in the user's order of axes.
+        order: The order in which the graph reads its axes.
+        kind: The integer type of uniform levels; None for the smallest that holds them.
+        with_zero_point: Whether zero points of 0 are written out as well.
+    """
     del editor.constants[name]
-    place = _place_table if isinstance(stored.decoding, Table) else _place_uniform
-    return place(editor, name, stored, order)
+    if isinstance(stored.decoding, Table):
+        return _place_table(editor, name, stored, order)
+    return _place_uniform(editor, name, stored, order, kind, with_zero_point)
 
 
 def level_type(lowest: int, highest: int) -> npt.DTypeLike:
@@ -75,17 +93,19 @@ def _place_table(editor: Editor, name: str, stored: Quantized, order: tuple[int,
     return [Binding(indices, name, "levels", order), Binding(table, name, "table")]
 
 
-def _place_uniform(editor: Editor, name: str, stored: Quantized, order: tuple[int, ...]) -> list[Binding]:
+def _place_uniform(
+    editor: Editor, name: str, stored: Quantized, order: tuple[int, ...], kind: npt.DTypeLike | None, with_zero_point: bool
+) -> list[Binding]:
     decoding = stored.decoding
     assert isinstance(decoding, Uniform)
     order = order or tuple(range(stored.levels.ndim))
     levels = stored.levels.transpose(order)
     scale, zero, fields, axis = _for_onnx(decoding, stored.levels.shape, order)
-    kind = level_type(min(int(levels.min(initial=0)), int(zero.min())), max(int(levels.max(initial=0)), int(zero.max())))
+    kind = kind or level_type(min(int(levels.min(initial=0)), int(zero.min())), max(int(levels.max(initial=0)), int(zero.max())))
     moved = () if order == tuple(range(levels.ndim)) else order
     inputs = [editor.add_constant(f"{name}.levels", levels.astype(kind)), editor.add_constant(f"{name}.scale", scale)]
     bindings = [Binding(inputs[0], name, "levels", moved), Binding(inputs[1], name, "scale", moved, axis)]
-    if zero.any():
+    if with_zero_point or zero.any():
         inputs.append(editor.add_constant(f"{name}.zero_point", zero.astype(kind)))
         bindings.append(Binding(inputs[2], name, "zero_point", moved, axis))
     editor.nodes.insert(0, make_node("DequantizeLinear", inputs, [name], **fields))

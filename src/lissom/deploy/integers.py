@@ -1,0 +1,333 @@
+"""Integer graphs: which nodes of a float graph are computed in integers, and the QuantizeLinear pairs that make them so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto, TensorProto
+
+from lissom.codec.tensors import Quantized, Uniform
+from lissom.deploy.deployed import Binding
+from lissom.deploy.editing import Editor, attributes, make_node
+from lissom.deploy.operators import OPERATORS, weight_axis
+from lissom.deploy.weights import place_quantized
+
+__all__ = ["Plan", "Steps", "integer_steps", "left_in_float", "place", "plan"]
+
+Array = npt.NDArray[Any]
+FREE = {"Relu", "Clip"}
+"""Operators that cost nothing: the integer type's own ends do what they do."""
+COSTLY = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Softmax", "LayerNormalization", "Gather", "Einsum"}
+LARGEST_BIAS = 2**30
+
+
+@dataclass
+class Plan:
+    """What is computed in integers.
+
+    Args:
+        nodes: The nodes, in the order of the graph.
+        integers: Values that these nodes give as integers.
+        absorbed: Relu and Clip nodes that follow one of them, by the value that they read.
+        observed: Values whose ranges are needed.
+        shared: Values that have the scale of another, which they only move or choose from.
+    """
+
+    nodes: list[NodeProto] = field(default_factory=list)
+    integers: set[str] = field(default_factory=set)
+    absorbed: dict[str, NodeProto] = field(default_factory=dict)
+    observed: list[str] = field(default_factory=list)
+    shared: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The integers of one value: ``level = round(value / scale) + zero_point``."""
+
+    scale: np.float32
+    zero_point: int
+    dtype: npt.DTypeLike
+
+
+def plan(editor: Editor, held: Mapping[str, Quantized], keep_float: Sequence[str] = ()) -> Plan:
+    """Decide which nodes are computed in integers.
+
+    A weighted operator (convolution, Gemm, MatMul with a constant) is; operators that move, choose or add values are
+    where they stand between such operators, so that nothing goes to float and back for their sake.
+
+    Args:
+        editor: The float graph.
+        held: Weights that take their values from a grid: only integer grids of up to 8 bits can be computed with.
+        keep_float: Globs over names of nodes, values and weights that stay float.
+    """
+    editor.sort()
+    users = editor.users()
+    made = Plan()
+    for node in editor.nodes:
+        rule = OPERATORS.get(node.op_type)
+        if (
+            rule is None
+            or _kept(node, keep_float)
+            or not rule.takes(editor, node, made.integers)
+            or not _usable(editor, node, held)
+        ):
+            continue
+        made.nodes.append(node)
+        output = node.output[0]
+        free = _free_follower(editor, node, users)
+        if rule.needs_output or _read_by_weighted(free or node, users):
+            if free is not None and not rule.same_scale:
+                made.absorbed[output] = free
+                output = free.output[0]
+            made.integers.add(output)
+    _drop_pointless(made, users)
+    chosen = {id(node) for node in made.nodes}
+    for node in made.nodes:
+        values = [name for name in node.input if name and name not in editor.constants]
+        if OPERATORS[node.op_type].same_scale:
+            values = values[:1]
+            made.shared[node.output[0]] = node.input[0]
+        made.observed += [name for name in values if name not in made.shared]
+        output = made.absorbed[node.output[0]].output[0] if node.output[0] in made.absorbed else node.output[0]
+        if output in made.integers and output not in made.shared and id(node) in chosen:
+            made.observed.append(output)
+    made.observed = list(dict.fromkeys(made.observed))
+    return made
+
+
+def _kept(node: NodeProto, globs: Sequence[str]) -> bool:
+    names = [node.name, *node.output, *node.input]
+    return any(fnmatchcase(name, glob) or fnmatchcase(name.replace(".folded", ""), glob) for glob in globs for name in names)
+
+
+def _usable(editor: Editor, node: NodeProto, held: Mapping[str, Quantized]) -> bool:
+    """Whether the levels that the weight has already, if any, are ones that integer kernels take."""
+    position = OPERATORS[node.op_type].weight
+    stored = None if position is None else held.get(node.input[position])
+    if stored is None:
+        return True
+    if not isinstance(stored.decoding, Uniform) or stored.decoding.zero_point.any() or not stored.levels.size:
+        return False
+    several = [axis for axis, length in enumerate(stored.decoding.scale.shape) if length > 1]
+    order = editor.permutations.get(node.input[position or 0], tuple(range(stored.levels.ndim)))
+    along = [
+        axis
+        for axis in several
+        if order.index(axis) == weight_axis(node) and stored.decoding.scale.shape[axis] == stored.shape[axis]
+    ]
+    return several == along and int(stored.levels.min()) >= -128 and int(stored.levels.max()) <= 127
+
+
+def _free_follower(editor: Editor, node: NodeProto, users: Mapping[str, list[NodeProto]]) -> NodeProto | None:
+    """The Relu or Clip that alone reads a node's output."""
+    readers = users.get(node.output[0], [])
+    if len(readers) != 1 or readers[0].op_type not in FREE or node.output[0] in editor.outputs:
+        return None
+    return readers[0] if all(not name or name in editor.constants for name in readers[0].input[1:]) else None
+
+
+def _read_by_weighted(node: NodeProto, users: Mapping[str, list[NodeProto]]) -> bool:
+    readers = users.get(node.output[0], [])
+    return bool(readers) and all(reader.op_type in ("Conv", "Gemm") for reader in readers)
+
+
+def _drop_pointless(made: Plan, users: Mapping[str, list[NodeProto]]) -> None:
+    """Leave out operators without weights whose integers nobody computes with."""
+    for node in reversed(made.nodes.copy()):
+        if OPERATORS[node.op_type].weight is not None:
+            continue
+        output = made.absorbed[node.output[0]].output[0] if node.output[0] in made.absorbed else node.output[0]
+        if not any(reader in made.nodes for reader in users.get(output, [])):
+            made.nodes.remove(node)
+            made.integers.discard(output)
+            made.absorbed.pop(node.output[0], None)
+
+
+def left_in_float(editor: Editor, made: Plan) -> str | None:
+    """A sentence that names the operators of weight that stay in float; None where there are none."""
+    chosen = {id(node) for node in made.nodes}
+    kinds = Counter(node.op_type for node in editor.nodes if node.op_type in COSTLY and id(node) not in chosen)
+    if not kinds:
+        return None
+    named = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    first = next(node for node in editor.nodes if node.op_type in kinds and id(node) not in chosen)
+    return f"left in float: {named} (the first is {first.name or first.output[0]})"
+
+
+def integer_steps(low: float, high: float, *, signed: bool, symmetric: bool) -> Steps:
+    """Scale and zero point of 8-bit integers that cover ``low … high``; zero is always one of their values.
+
+    >>> integer_steps(0.0, 6.0, signed=False, symmetric=False).zero_point
+    0
+    """
+    dtype = np.int8 if signed else np.uint8
+    if symmetric:
+        largest = max(-low, high)
+        return Steps(np.float32(largest / 127 or 1.0), 0, np.int8)
+    scale = np.float32((high - low) / 255 or 1.0)
+    zero = int(np.clip(round(-low / float(scale)), 0, 255))
+    return Steps(scale, zero - 128 if signed else zero, dtype)
+
+
+def place(
+    editor: Editor,
+    made: Plan,
+    ranges: Mapping[str, tuple[float, float]],
+    held: Mapping[str, Quantized],
+    *,
+    types: str,
+    symmetric: bool = False,
+    integer_bias: frozenset[str] = frozenset({"Gemm"}),
+) -> list[Binding]:
+    """Put QuantizeLinear pairs and integer weights into the graph, in place.
+
+    Args:
+        editor: The float graph that the plan was made for (or a copy of it).
+        made: What is computed in integers; its nodes are the editor's own.
+        ranges: Lowest and highest value of each observed value.
+        held: Levels that weights have already.
+        types: ``"U8S8"`` and the like: activations, then weights with their bits.
+        symmetric: Whether activations have zero point 0.
+        integer_bias: Operators whose bias must be integer, too.
+
+    Returns:
+        What the integer weights hold.
+    """
+    signed, bits = types.startswith("S8"), int(types[-1])
+    steps = {name: integer_steps(*ranges[name], signed=signed, symmetric=symmetric) for name in made.observed}
+    for output, source in made.shared.items():
+        if output in made.integers:
+            steps[output] = steps[source]
+    bindings: dict[str, list[Binding]] = {}
+    scales: dict[str, Array] = {}
+    for node in made.nodes:
+        position = OPERATORS[node.op_type].weight
+        if position is None:
+            continue
+        weight = node.input[position]
+        if weight not in bindings:
+            stored = held.get(weight) or _weight_levels(editor, node, weight, bits, steps[node.input[0]].scale)
+            scales[weight] = np.asarray(stored.decoding.scale).ravel()  # type: ignore[union-attr]
+            bindings[weight] = _place_weight(editor, weight, stored, types)
+        if len(node.input) > 2 and node.op_type in integer_bias and len(editor.users()[node.input[2]]) == 1:
+            bindings[node.input[2]] = _place_bias(editor, node.input[2], steps[node.input[0]].scale * scales[weight])
+    _absorb(editor, made, symmetric=symmetric)
+    _place_pairs(editor, made, steps)
+    return [binding for several in bindings.values() for binding in several]
+
+
+def _weight_levels(editor: Editor, node: NodeProto, name: str, bits: int, input_scale: np.float32) -> Quantized:
+    """Symmetric levels, one scale per output channel, in the user's order of axes."""
+    values = editor.constants[name].astype(np.float64)
+    axis = weight_axis(node)
+    highest = 2 ** (bits - 1) - 1
+    others = tuple(other for other in range(values.ndim) if other != axis)
+    scale = np.abs(values).max(others, keepdims=True) / highest
+    if len(node.input) > 2 and node.input[2] in editor.constants:
+        # A channel of tiny weights beside a large bias would need a bias beyond 32 bits.
+        bias = np.abs(editor.constants[node.input[2]].astype(np.float64)).reshape(-1)
+        if bias.size == values.shape[axis]:
+            least = bias / (float(input_scale) * LARGEST_BIAS)
+            scale = np.maximum(scale, least.reshape([-1 if other == axis else 1 for other in range(values.ndim)]))
+    scale32 = np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
+    levels = np.clip(np.rint(values / scale32), -highest, highest).astype(np.int32)
+    order = editor.permutations.get(name, tuple(range(values.ndim)))
+    back = np.argsort(order)
+    return Quantized(levels.transpose(back), Uniform(scale32.transpose(back), np.zeros(scale32.shape, np.int32).transpose(back)))
+
+
+def _place_weight(editor: Editor, name: str, stored: Quantized, types: str) -> list[Binding]:
+    if types[2] == "U":
+        assert isinstance(stored.decoding, Uniform)
+        shifted = Uniform(stored.decoding.scale, stored.decoding.zero_point + 128)
+        stored = Quantized((stored.levels + 128).astype(np.int32), shifted)
+    order = editor.permutations.get(name, ())
+    # ONNX Runtime computes a Gemm in integers only where the weight's zero points are written out.
+    return place_quantized(editor, name, stored, order, kind=np.uint8 if types[2] == "U" else np.int8, with_zero_point=True)
+
+
+def _place_bias(editor: Editor, name: str, scale: Array) -> list[Binding]:
+    values = editor.constants[name].astype(np.float64)
+    scale32 = np.broadcast_to(scale, values.shape).astype(np.float32)
+    levels = np.rint(values / scale32).astype(np.int32)
+    stored = Quantized(levels, Uniform(scale32, np.zeros(scale32.shape, np.int32)))
+    return place_quantized(editor, name, stored, kind=np.int32)
+
+
+def _absorb(editor: Editor, made: Plan, *, symmetric: bool) -> None:
+    """Take out each Relu and Clip whose ends are the ends of its integers; the value keeps the name of its output."""
+    producers = editor.producers()
+    for value, free in made.absorbed.items():
+        if symmetric and not _is_symmetric(editor, free):
+            continue  # without a zero point the integers go below zero: the Relu must stay
+        node = producers[value]
+        node.output[0] = free.output[0]
+        editor.remove([free])
+
+
+def _is_symmetric(editor: Editor, free: NodeProto) -> bool:
+    if free.op_type != "Clip" or len(free.input) < 3 or not (free.input[1] and free.input[2]):
+        return False
+    return bool(editor.constants[free.input[1]] == -editor.constants[free.input[2]])
+
+
+def _place_pairs(editor: Editor, made: Plan, steps: Mapping[str, Steps]) -> None:
+    """QuantizeLinear and DequantizeLinear for every value; what gives integers is read by all through the pair."""
+    constants: dict[Any, str] = {}
+
+    def shared(stem: str, value: Array) -> str:
+        """One constant for all equal values."""
+        key = (value.dtype.name, value.item())
+        if key not in constants:
+            constants[key] = editor.add_constant(stem, value)
+        return constants[key]
+
+    producers = editor.producers()
+    for name, step in steps.items():
+        scale = shared("scale", np.array(step.scale, np.float32))
+        zero = shared("zero_point", np.array(step.zero_point, step.dtype))
+        levels = editor.fresh(f"{name}.levels")
+        if name in made.integers:
+            # The pair takes over the value's name, so that every reader, and a graph output, reads through it.
+            source, restored = editor.fresh(f"{name}.float"), name
+            node = producers[name]
+            node.output[list(node.output).index(name)] = source
+        else:
+            source, restored = name, editor.fresh(f"{name}.quantized")
+            editor.replace_uses(name, restored, among=made.nodes)
+        editor.nodes.append(make_node("QuantizeLinear", [source, scale, zero], [levels]))
+        editor.nodes.append(make_node("DequantizeLinear", [levels, scale, zero], [restored]))
+
+
+def embeddings(editor: Editor, held: Mapping[str, Quantized], smallest: int = 2**16) -> list[Binding]:
+    """Store large embedding tables as 8-bit levels with one scale per row, in place: they are looked up, not computed with."""
+    users = editor.users()
+    bindings: list[Binding] = []
+    for name in sorted(editor.parameters & set(editor.constants)):
+        table = editor.constants[name]
+        readers = users.get(name, [])
+        looked_up = readers and all(
+            n.op_type == "Gather" and n.input[0] == name and attributes(n).get("axis", 0) == 0 for n in readers
+        )
+        if not looked_up or table.ndim != 2 or table.size < smallest or name in held or table.dtype != np.float32:
+            continue
+        largest = np.abs(table).max(1, keepdims=True)
+        scale = np.where(largest > 0, largest / 127, 1.0).astype(np.float32)
+        levels = editor.add_constant(f"{name}.levels", np.clip(np.rint(table / scale), -127, 127).astype(np.int8))
+        scales = editor.add_constant(f"{name}.scale", scale)
+        for node in readers:
+            rows, wide, factors = (editor.fresh(f"{node.output[0]}.{part}") for part in ("levels", "wide", "scale"))
+            editor.nodes.append(make_node("Gather", [levels, node.input[1]], [rows], axis=0))
+            editor.nodes.append(make_node("Gather", [scales, node.input[1]], [factors], axis=0))
+            editor.nodes.append(make_node("Cast", [rows], [wide], to=TensorProto.FLOAT))
+            editor.nodes.append(make_node("Mul", [wide, factors], list(node.output)))
+        editor.remove(readers)
+        del editor.constants[name]
+        bindings += [Binding(levels, name, "levels"), Binding(scales, name, "scale", (), 0)]
+    return bindings

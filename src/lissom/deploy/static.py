@@ -1,0 +1,165 @@
+"""int8 with calibrated activations: ranges, integer types and what a target allows, chosen by running the candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lissom.calibrate.ranges import Observer, observe, ranges_of
+from lissom.codec.tensors import Quantized
+from lissom.deploy import integers, targets
+from lissom.deploy.deployed import Deployed
+from lissom.deploy.finish import Plain, finish
+from lissom.deploy.settings import Deploy
+from lissom.deploy.verify import compare
+from lissom.deploy.weights import place_levels
+from lissom.errors import UsageError
+from lissom.measure.latency import time_in_turns
+from lissom.runtimes import open_file
+
+__all__ = ["deploy_static"]
+
+Array = npt.NDArray[Any]
+TRIED = ("minmax", "percentile", "mse")
+"""Range formulas that ``"auto"`` compares, by what the network answers with them."""
+COMPARED = 32
+TIMED_CALLS = 30
+WORTH = 1.02
+"""A candidate must be this much faster to be taken before a more exact one."""
+ALLOWED = 2.0
+"""How many times the error of the most exact candidate a faster one may have."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One choice of ranges and types, as the file that it gives."""
+
+    ranges: str
+    types: str
+    deployed: Deployed
+    error: float
+
+
+class Static:
+    """Makes candidates of one float graph: the observations are made once."""
+
+    def __init__(self, source: Plain, settings: Deploy, batches: Iterable[Sequence[Any]]) -> None:
+        self.source, self.settings = source, settings
+        self.target = targets.row(settings.target)
+        self.embedded = integers.embeddings(source.editor, source.quantized)
+        self.editor = source.editor
+        self.made = integers.plan(self.editor, source.quantized, settings.keep_float)
+        self.float_model = self.editor.copy().close()
+        arrays = [tuple(_array(part) for part in batch) for batch in batches]
+        self.observers: Mapping[str, Observer] = observe(self.float_model, self.made.observed, arrays, samples=settings.samples)
+        self.shown = _first(arrays, COMPARED)
+        self.expected = open_file(self.float_model.SerializeToString())(*self.shown)
+
+    def candidate(self, ranges: str, types: str) -> Candidate:
+        """The file with these ranges and types, and the relative squared error of its outputs."""
+        editor = self.editor.copy()
+        nodes = {id(old): new for old, new in zip(self.editor.nodes, editor.nodes, strict=True)}
+        made = integers.Plan(
+            [nodes[id(node)] for node in self.made.nodes],
+            self.made.integers,
+            {value: nodes[id(node)] for value, node in self.made.absorbed.items()},
+            self.made.observed,
+            self.made.shared,
+        )
+        found = ranges_of(self.observers, ranges, symmetric=self.target.symmetric, spread=self.settings.spread)
+        bindings = integers.place(
+            editor, made, found, self.source.quantized,
+            types=types, symmetric=self.target.symmetric, integer_bias=self.target.integer_bias,
+        )  # fmt: skip
+        held: dict[str, Quantized] = {name: stored for name, stored in self.source.quantized.items() if name in editor.constants}
+        bindings += place_levels(editor, held) + self.embedded
+        note = integers.left_in_float(self.editor, self.made)
+        deployed = finish(
+            editor, bindings, precision="int8", notes=(*self.source.notes, *((note,) if note else ())),
+            choices={"ranges": ranges, "types": types},
+        )  # fmt: skip
+        return Candidate(ranges, types, deployed, self._error(deployed))
+
+    def _error(self, deployed: Deployed) -> float:
+        """Relative squared error of the outputs, as the file says they are: the runtime's own kernels are verify's affair."""
+        got = open_file(deployed.to_bytes())(*self.shown)
+        return max(_relative_error(a, b) for a, b in zip(got, self.expected, strict=True))
+
+
+def deploy_static(source: Plain, settings: Deploy, calibration: Iterable[Sequence[Any]] | None) -> Deployed:
+    """Quantize weights and activations of a float graph (``precision="int8"``).
+
+    Raises:
+        UsageError: the network has no operator with an integer kernel, or the target does not take the types.
+    """
+    assert calibration is not None
+    static = Static(source, settings, calibration)
+    if not static.made.nodes:
+        raise UsageError(
+            "no operator of this network has an integer kernel: use precision 'float32', 'float16' or 'int8-dynamic'"
+        )
+    types = _types(settings, static.target)
+    ranges = TRIED if settings.ranges == "auto" else (settings.ranges,)
+    tried = [static.candidate(kind, types[0]) for kind in ranges]
+    best = min(tried, key=lambda candidate: candidate.error)
+    if len(types) > 1:
+        best = _measured(static, [best, *(static.candidate(best.ranges, other) for other in types[1:])])
+    return best.deployed
+
+
+def _types(settings: Deploy, target: targets.Target) -> tuple[str, ...]:
+    """The integer types to choose among, the first of which ranges are compared with."""
+    if settings.types == "auto":
+        return target.types if target.measured else target.types[:1]
+    if settings.types not in target.types and settings.target != "this-machine":
+        raise UsageError(f"target {settings.target!r} takes {', '.join(target.types)}, not {settings.types!r}")
+    return (settings.types,)
+
+
+def _measured(static: Static, candidates: list[Candidate]) -> Candidate:
+    """The fastest on this machine among those that are exact: no saturation, and an error near the least.
+
+    Saturation shows as a difference between the runtime's integer kernels and the same file run node by node.
+    """
+    exact = [candidate for candidate in candidates if not _saturates(static, candidate)] or candidates
+    least = min(candidate.error for candidate in exact)
+    near = [candidate for candidate in exact if candidate.error <= ALLOWED * max(least, 1e-12)]
+    if len(near) == 1:
+        return near[0]
+    first = tuple(array[:1] for array in static.shown)
+    calls: dict[str, Callable[[], Any]] = {
+        candidate.types: partial(open_file(candidate.deployed.to_bytes()), *first) for candidate in near
+    }
+    timed = time_in_turns(calls, calls=TIMED_CALLS)
+    fastest = min(timed[candidate.types].p10 for candidate in near)
+    fast = [candidate for candidate in near if timed[candidate.types].p10 <= WORTH * fastest]
+    return min(fast, key=lambda candidate: candidate.error)
+
+
+def _saturates(static: Static, candidate: Candidate) -> bool:
+    data = candidate.deployed.to_bytes()
+    got = open_file(data)(*static.shown)
+    expected = open_file(data, optimize=False)(*static.shown)
+    return compare([got], [expected], runtime="onnxruntime", kind="integer").cosine < 0.999
+
+
+def _relative_error(got: Array, expected: Array) -> float:
+    size = float(np.square(expected.astype(np.float64)).sum())
+    return float(np.square(got.astype(np.float64) - expected).sum()) / max(size, 1e-30)
+
+
+def _first(arrays: Sequence[tuple[Array, ...]], count: int) -> tuple[Array, ...]:
+    """The first samples, as one batch, of batches that have the shape of the first."""
+    like = [batch for batch in arrays if all(a.shape[1:] == b.shape[1:] for a, b in zip(batch, arrays[0], strict=True))]
+    return tuple(np.concatenate(parts)[:count] for parts in zip(*like, strict=True))
+
+
+def _array(part: Any) -> Array:
+    array: Array = part.detach().cpu().numpy() if isinstance(part, torch.Tensor) else np.asarray(part)
+    return array
