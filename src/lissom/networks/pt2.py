@@ -55,16 +55,15 @@ class ExportedModule(nn.Module):
     def __init__(self, exported: torch.export.ExportedProgram) -> None:
         super().__init__()
         self.program = _Program(exported)
-        taken: dict[int, nn.Parameter] = {}
+        taken: dict[object, nn.Parameter] = {}
         for spec in self.program.signature.input_specs:
             if spec.kind not in _STATE or spec.target is None:
                 continue
             value = _stored(exported, spec.target)
             if spec.kind is InputKind.PARAMETER:
-                # Tied weights are one object in the file's state, and stay one object here.
-                parameter = taken.setdefault(
-                    id(value), nn.Parameter(value.detach().clone(), requires_grad=value.is_floating_point())
-                )
+                # Tied weights are one piece of the file's storage, and stay one parameter here.
+                place = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride())
+                parameter = taken.setdefault(place if value.numel() else spec.target, _parameter(value))
                 _put(self, spec.target).register_parameter(spec.target.rpartition(".")[2], parameter)
             else:
                 persistent = spec.kind is InputKind.BUFFER and bool(spec.persistent)
@@ -121,6 +120,10 @@ def read_pt2(path: str | Path) -> Network:
         )
     source = Source("pt2", str(file), exported)
     return Network(module, example, input_names=names, dynamic_axes=axes, source=source, notes=notes)
+
+
+def _parameter(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value.detach().clone(), requires_grad=value.is_floating_point())
 
 
 def _stored(exported: torch.export.ExportedProgram, target: str) -> Tensor:
