@@ -50,7 +50,7 @@ def load_callable(name: str) -> Callable[..., Any]:
             raise UsageError(f"{module_name} has no {attribute!r}; it has {', '.join(_public(found)[:8])}")
         found = getattr(found, part)
     if not callable(found):
-        raise UsageError(f"{name!r} is a {type(found).__name__}, not a callable: name a function or a class")
+        raise UsageError(f"{name!r} is no callable but of type {type(found).__name__}: name a function or a class")
     return found  # type: ignore[no-any-return]
 
 

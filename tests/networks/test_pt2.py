@@ -277,7 +277,20 @@ def constant_is_an_object(records):
     records[record(records, "tensor_0").replace("tensor_0", "opaque_obj_0")] = pickle.dumps(Touch())
 
 
+def structure(context):
+    text = json.dumps([1, {"type": "builtins.dict", "context": json.dumps(context), "children_spec": []}])
+
+    def change(content):
+        for call in content["graph_module"]["module_call_graph"]:
+            if call["signature"]:
+                call["signature"]["out_spec"] = text.replace("_", "\\u005f")  # as JSON allows
+
+    return edit_json("models/model.json", change)
+
+
 HOSTILE = {
+    "a structure that imports a module": structure({"__enum__": True, "fqn": "mine:Name", "name": "A"}),
+    "a structure with a factory": structure({"default_factory_module": "os", "default_factory_name": "abort"}),
     "pickled sample inputs": replace_record("sample_inputs/model.pt", pickled),
     "pickled weights": weights_are_pickled,
     "pickled constant": constant_is_an_object,

@@ -205,7 +205,7 @@ def test_a_file_without_a_state_dict_is_refused(mine):
     [
         ("my_networks:gone", UsageError, "my_networks has no 'gone'; it has Network, Preprocess"),
         ("nowhere_at_all:build", UsageError, "no module 'nowhere_at_all'"),
-        ("my_networks:number", UsageError, "is a int, not a callable"),
+        ("my_networks:number", UsageError, "is no callable but of type int: name a function"),
         ("my_networks:needy", UsageError, "cannot be called without arguments .*'size'"),
         ("my_networks:dictionary", ModelRefused, "gives a dict: it must give an nn.Module or a lissom.Network"),
     ],

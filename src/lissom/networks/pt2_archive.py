@@ -1,12 +1,14 @@
 """A ``.pt2`` file read safely: ``torch.export.load`` runs what a hostile file asks for, so it only gets what was vetted.
 
-Four ways lead from such a file to code: records that are pickled, expressions of lengths (sympy evaluates them as
+Five ways lead from such a file to code: records that are pickled, expressions of lengths (sympy evaluates them as
 Python), the names of the operators (any attribute that can be reached from ``torch``, such as ``torch.os.system``),
-and compiled libraries. The records are read once, judged, and written into a new archive in memory; torch reads that.
+the structures of inputs and outputs (which may name modules to import), and compiled libraries. The records are read
+once, judged, and written into a new archive in memory; torch reads that.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pickle
@@ -166,6 +168,22 @@ def _judge_length(file: Path, expression: str) -> None:
         raise _refused(file, f"the length {expression[:60]!r} is no arithmetic of lengths")
 
 
+def _judge_structure(file: Path, text: str) -> None:
+    """The nest of inputs or outputs: JSON in JSON, where torch imports the modules of enums and of default factories."""
+    pending: list[Any] = [text]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            if part.keys() & {"__enum__", "default_factory_module"}:
+                raise _refused(file, f"a structure of its inputs or outputs imports code: {str(part)[:60]}")
+            pending.extend(part.values())
+        elif isinstance(part, list):
+            pending.extend(part)
+        elif isinstance(part, str):
+            with contextlib.suppress(ValueError):  # most texts are no JSON
+                pending.append(json.loads(part))
+
+
 def _judge_object(file: Path, text: str) -> None:
     raise _refused(file, f"it holds the object {text[:60]!r}")
 
@@ -174,6 +192,8 @@ _JUDGES = {
     "target": _judge_operator,
     "as_operator": _judge_operator,
     "expr_str": _judge_length,
+    "in_spec": _judge_structure,
+    "out_spec": _judge_structure,
     "class_fqn": _judge_object,
 }
 
