@@ -49,6 +49,10 @@ def declared_inputs(graph: GraphProto, names: list[str]) -> tuple[Input, ...]:
 def _declared(value: ValueInfoProto) -> Input:
     tensor = value.type.tensor_type
     dtype = DTYPES.get(tensor.elem_type) if value.type.HasField("tensor_type") else None
+    if dtype is not None and not tensor.shape.dim:
+        raise ModelRefused(
+            f"input {value.name} is a single number, which is no data: read the file with settings={{{value.name!r}: NUMBER}}"
+        )
     if dtype is None:
         raise ModelRefused(f"input {value.name} is no tensor of floats, integers or booleans: lissom cannot feed it")
     shape: list[int | str] = []

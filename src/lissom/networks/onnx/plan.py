@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,18 +77,23 @@ class Plan:
         return {**self.parameters, **self.buffers}
 
 
-def make_plan(graph: GraphProto, versions: dict[str, int], folder: Path | None) -> Plan:
+def make_plan(
+    graph: GraphProto, versions: dict[str, int], folder: Path | None, settings: Mapping[str, Tensor] | None = None
+) -> Plan:
     """Take a graph apart.
 
     Args:
         graph: The graph, its own functions already replaced by their nodes.
         versions: Version of each operator set.
         folder: Where external data lies.
+        settings: Inputs that are fixed: constants from here on.
 
     Raises:
         ModelRefused: a node reads what nothing makes, or is not as its operator wants it.
     """
     planner = _Planner(versions, folder, _consumers(graph))
+    planner.plan.constants.update(settings or {})
+    planner.defined.update(settings or {})
     planner.walk(graph)
     plan = planner.plan
     plan.outputs = [planner.resolve(output.name) for output in graph.output]

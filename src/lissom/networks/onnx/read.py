@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -12,11 +12,12 @@ import torch
 from onnx import ModelProto
 from torch import Tensor
 
-from lissom.errors import ModelRefused
+from lissom.errors import ModelRefused, UsageError
 from lissom.network import Network, Source
 from lissom.networks.onnx.file import domain_of, open_model, versions
 from lissom.networks.onnx.inputs import Input, candidates, declared_inputs, dynamic_axes
 from lissom.networks.onnx.module import OnnxModule, make_module
+from lissom.networks.onnx.operators.dtypes import DTYPES
 from lissom.networks.onnx.plan import Plan, make_plan
 from lissom.networks.onnx.table import find
 
@@ -24,13 +25,19 @@ __all__ = ["read_module", "read_onnx"]
 
 
 def read_onnx(
-    model: str | os.PathLike[str] | ModelProto, example_inputs: Sequence[Tensor] | None = None, *, weights_only: bool = False
+    model: str | os.PathLike[str] | ModelProto,
+    example_inputs: Sequence[Tensor] | None = None,
+    *,
+    settings: Mapping[str, float] | None = None,
+    weights_only: bool = False,
 ) -> Network:
     """Read an ONNX model as a network whose parameters are the file's floating initialisers.
 
     Args:
         model: A path, or a model in memory (which then must hold all its data).
         example_inputs: One tensor per input, the batch first; by default made from the declared shapes.
+        settings: Inputs that are one number and no data (a sampling rate), and their value; the network then takes the
+            others, and the file keeps all of them.
         weights_only: Read the weights and leave the graph: the network cannot run, and what needs no data (quantizing
             weights, sharing, packing) still works. For files with operators that lissom has no function for.
 
@@ -56,7 +63,7 @@ def read_onnx(
     """
     proto, folder = open_model(model)
     location = "" if isinstance(model, ModelProto) else str(Path(model))
-    plan = _planned(proto, folder)
+    plan = _planned(proto, folder, _settings(proto, settings or {}))
     if plan.unsupported and not weights_only:
         raise ModelRefused(_listing(plan, location))
     module = make_module(plan, runnable=not weights_only)
@@ -87,9 +94,18 @@ def read_module(model: str | os.PathLike[str] | ModelProto) -> OnnxModule:
     return make_module(plan)
 
 
-def _planned(proto: ModelProto, folder: Path | None) -> Plan:
+def _planned(proto: ModelProto, folder: Path | None, settings: Mapping[str, Tensor] | None = None) -> Plan:
     found = versions(proto)
-    return make_plan(_with_known_operators(proto, found).graph, found, folder)
+    return make_plan(_with_known_operators(proto, found).graph, found, folder, settings)
+
+
+def _settings(proto: ModelProto, settings: Mapping[str, float]) -> dict[str, Tensor]:
+    declared = {value.name: value.type.tensor_type for value in proto.graph.input}
+    unknown = settings.keys() - declared.keys()
+    if unknown:
+        raise UsageError(f"no input is called {', '.join(sorted(unknown))}; the file's inputs are {', '.join(declared)}")
+    shapes = {name: [dim.dim_value for dim in declared[name].shape.dim] for name in settings}
+    return {name: torch.full(shapes[name], number, dtype=DTYPES[declared[name].elem_type]) for name, number in settings.items()}
 
 
 def _with_known_operators(proto: ModelProto, found: dict[str, int]) -> ModelProto:
