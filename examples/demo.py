@@ -86,12 +86,12 @@ def _shifted(images: Tensor) -> Tensor:
     return padded[:, :, top : top + 28, left : left + 28]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Write the digits and the trained network, and say what was done."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=FOLDER, help="the folder to write to (demo)")
     parser.add_argument("--seed", type=int, default=0, help="decides the splits and the training (0)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     digits = read_digits(options.seed)
     with atomic_file(options.out / "digits.npz") as file:

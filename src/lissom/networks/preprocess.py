@@ -14,7 +14,10 @@ import yaml
 from lissom.errors import UsageError
 from lissom.network import Preprocess
 
-__all__ = ["PREPROCESSES", "preprocess_dict", "read_preprocess"]
+__all__ = ["METADATA_KEY", "PREPROCESSES", "preprocess_dict", "read_preprocess"]
+
+METADATA_KEY = "lissom.preprocess"
+"""Under which a file's metadata holds the fields of its preprocess, as JSON."""
 
 PREPROCESSES: dict[str, Preprocess] = {
     "imagenet": Preprocess(size=256, crop=(224, 224), scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
