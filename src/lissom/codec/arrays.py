@@ -8,22 +8,33 @@ import numpy as np
 import numpy.typing as npt
 
 from lissom.codec.dtypes import FLOATS, bits_of
-from lissom.codec.stream import Stream
+from lissom.codec.stream import LARGE, Stream
 from lissom.errors import CorruptArchive
 
 __all__ = ["code_array", "signed_ranks"]
 
 Bits = npt.NDArray[Any]
-CONSTANT, TABLE, FLOAT, INTEGER, DIFFERENCE, HALVES = range(6)
+CONSTANT, TABLE, FLOAT, INTEGER, DIFFERENCE, HALVES, PLANES = range(7)
 MODE, WORD, COUNT, PLACE, TRAILING = 3, 4, 5, 6, 7  # whose statistics a number follows
+PLANAR = 14
 MANY = 1 << 16
+PLANE = {"float32": 23, "float16": 8, "bfloat16": 7}  # where the byte with the exponent begins
 
 
 def code_array(stream: Stream, array: npt.NDArray[Any]) -> None:
     """Code ``array`` exactly, bit by bit; in place when decoding (it must be C-contiguous)."""
     bits = bits_of(array)
     name = array.dtype.name
-    mode = stream.number(0 if stream.decoding else _choose(bits, name), MODE, len(_MODES) - 1)
+    mode = 0 if stream.decoding else _choose(bits, name)
+    if (
+        mode == FLOAT
+        and stream.effort == "fast"
+        and bits.size >= LARGE
+        and name in PLANE
+        and 8 * np.count_nonzero(bits) > 7 * bits.size
+    ):
+        mode = PLANES
+    mode = stream.number(mode, MODE, len(_MODES) - 1)
     _MODES[mode](stream, bits, name)
 
 
@@ -126,6 +137,33 @@ def _float(stream: Stream, bits: Bits, name: str) -> None:
         bits[...] = np.where(classes != 0, whole, 0).astype(bits.dtype)
 
 
+def _planes(stream: Stream, bits: Bits, name: str) -> None:
+    """The byte of each float that holds its exponent by fixed tables, the other bytes as they are: at memory speed."""
+    shift = PLANE.get(name)
+    if shift is None:
+        raise CorruptArchive(f"a payload holds planes of a {name}: the file was altered")
+    width = 8 * bits.itemsize
+    symbols = np.empty(bits.shape, np.uint8) if stream.decoding else (bits >> shift).astype(np.uint8)
+    stream.symbols(symbols)
+    rest = np.zeros(bits.shape, bits.dtype)
+    if not stream.decoding:  # what lies above the byte moves into its place
+        rest = bits & bits.dtype.type((1 << shift) - 1) | bits >> 8 & bits.dtype.type((1 << width - 8) - (1 << shift))
+    for place in range(width // 8 - 1):
+        plane = (rest >> 8 * place).astype(np.uint8)
+        constant = stream.number(256 if stream.decoding or (plane != plane.flat[0]).any() else int(plane.flat[0]), PLANAR, 256)
+        if constant < 256:
+            plane[...] = constant
+        else:
+            plane = np.frombuffer(stream.raw(None if stream.decoding else plane.tobytes(), plane.size), np.uint8).reshape(
+                bits.shape
+            )
+        if stream.decoding:
+            rest |= plane.astype(bits.dtype) << 8 * place
+    if stream.decoding:
+        low = bits.dtype.type((1 << shift) - 1)
+        bits[...] = rest & low | symbols.astype(bits.dtype) << shift | (rest & ~low) << 8
+
+
 def _integer(stream: Stream, bits: Bits, name: str) -> None:
     _from_symbols(stream, bits, name, lambda symbols: symbols, lambda symbols: symbols)
 
@@ -156,4 +194,4 @@ def _halves(stream: Stream, bits: Bits, _: str) -> None:
             bits[...] = (bits & kept) | piece
 
 
-_MODES = (_constant, _table, _float, _integer, _difference, _halves)
+_MODES = (_constant, _table, _float, _integer, _difference, _halves, _planes)

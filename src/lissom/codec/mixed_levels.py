@@ -32,13 +32,15 @@ def new_model() -> tuple[np.ndarray, ...]:
     steps = (np.arange(REFINED) * 2 * RANGE) // (REFINED - 1)
     refined = np.tile(SQUASH[steps] << 6, (BINS + 1) * LOCAL).astype(np.int64)
     suffix = np.full(64 * 8, COUNTER, np.uint32)
-    return counters, weights, refined, suffix
+    return counters, weights, refined, suffix, np.zeros((BINS + 1) * LOCAL, np.int64)
 
 
 @njit(cache=True, nogil=True)
 def _mixed_bit(decoding, data, coder, bit, model, slots, inputs, choice, stretched):
     low, high, value, position = coder
-    counters, weights, refined, _ = model
+    counters, weights, refined, _, ages = model
+    rate = 5 + 640 // (64 + ages[choice])
+    ages[choice] += 1
     first = choice * INPUTS
     mixture = predict(counters, slots, inputs, weights, first, stretched)
     probability = SQUASH[mixture + RANGE]
@@ -50,9 +52,9 @@ def _mixed_bit(decoding, data, coder, bit, model, slots, inputs, choice, stretch
     better = (refined[cell] * (2 * RANGE - share) + refined[cell + 1] * share) // (2 * RANGE) >> 6
     final = min(max((probability + better + 1) >> 1, 1), 65535)
     low, high, value, position, bit = code_bit(decoding, data, low, high, value, position, final, bit)
-    learn(counters, slots, inputs, weights, first, stretched, probability, bit, 14, 255)
+    learn(counters, slots, inputs, weights, first, stretched, probability, bit, rate, 255)
     near = cell + (1 if share * 2 > 2 * RANGE else 0)
-    refined[near] += (((bit << 22) - bit) - refined[near]) >> 6
+    refined[near] += (((bit << 22) - bit) - refined[near]) >> 7
     return (low, high, value, position), bit
 
 
@@ -89,7 +91,6 @@ def _logarithm(number):
 @njit(cache=True, nogil=True)
 def _code_tail(decoding, data, coder, rest, suffix, model, bases, slots, choice, stretched):
     """Exp-Golomb of ``rest`` >= 0: the prefix mixed, the three top suffix bits adaptive, the others as they are."""
-    counters = model[0]
     exponent = 0
     while True:
         more = 1 if ((rest + 1) >> (exponent + 1)) > 0 else 0
@@ -148,6 +149,8 @@ def code_levels(decoding, data, state, levels, width, unary, link, activity, mod
                 corner = levels[r - 1, c - 1, k] if r > 0 and c > 0 else 0
                 previous = levels[r, c, k - 1] if k > 0 else 0
                 above = levels[r, c, k - width] if k >= width else 0
+                if kernel == 1 and width > 1 and c >= width:
+                    above = levels[r, c - width, 0]
                 right = levels[r - 1, c + 1, k] if r > 0 and c + 1 < columns else 0
                 a, b, p, v = abs(left), abs(up), abs(previous), abs(above)
                 near = 2 * (a + b + p + v) + abs(corner) + abs(right) + abs(left2) + abs(up2)
@@ -187,7 +190,6 @@ def code_levels(decoding, data, state, levels, width, unary, link, activity, mod
                     stretched,
                     _signs(left, up, previous, corner),
                     c,
-                    row,
                     above,
                 )
                 if decoding:
@@ -211,7 +213,7 @@ def _signs(left, up, previous, corner):
 
 
 @njit(cache=True, nogil=True)
-def _code_symbol(decoding, data, coder, symbol, unary, suffix, model, bases, slots, choice, stretched, signs, c, row, above):
+def _code_symbol(decoding, data, coder, symbol, unary, suffix, model, bases, slots, choice, stretched, signs, c, above):
     magnitude = abs(symbol)
     steps = 0
     while steps <= unary:
