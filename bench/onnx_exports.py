@@ -128,7 +128,11 @@ _TRANSFORMERS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "convnext": ("ConvNext", {"hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 2, 1]}, (2, 3, 64, 64)),
     "resnet": ("ResNet", {"hidden_sizes": [16, 32], "depths": [2, 2], "embedding_size": 8}, (2, 3, 64, 64)),
     "regnet": ("RegNet", {"hidden_sizes": [16, 32], "depths": [2, 2], "embedding_size": 8, "groups_width": 8}, (2, 3, 64, 64)),
-    "segformer": ("Segformer", {"hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 4]}, (2, 3, 64, 64)),
+    "segformer": (
+        "Segformer",
+        {"hidden_sizes": [8, 16, 32, 64], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 4]},
+        (2, 3, 64, 64),
+    ),
     "wav2vec2": ("Wav2Vec2", {**_TEXT, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}, (2, 4000)),
     "mobilenet_v2": ("MobileNetV2", {"depth_multiplier": 0.35, "image_size": 64}, (2, 3, 64, 64)),
 }  # fmt: skip

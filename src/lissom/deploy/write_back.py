@@ -1,12 +1,13 @@
 """Write-back: an edited ONNX network returns to the file it came from.
 
 Names, inputs, outputs, operator sets, metadata and open axes stay. What differs is the initialisers that were edited;
-those with levels become integers with a DequantizeLinear, or indices with a Gather, under the name they had.
+those with levels become integers with a DequantizeLinear, or indices with a Gather, under the name they had. Where
+channels went, initialisers are smaller, and so are the numbers of the nodes that state sizes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -22,7 +23,8 @@ from lissom.deploy.editing import Editor
 from lissom.deploy.weights import place_quantized
 from lissom.errors import DeployFailed, UsageError
 from lissom.network import Network
-from lissom.networks.onnx import original_name
+from lissom.networks.onnx import changed_sizes, original_name
+from lissom.networks.onnx.table import snake_case
 
 __all__ = ["write_back"]
 
@@ -43,8 +45,8 @@ def write_back(network: Network) -> Deployed:
 
     Raises:
         UsageError: the network did not come from an ONNX file.
-        DeployFailed: a weight has another shape than in the file and nothing says how the graph follows, or the file
-            would pass two gigabytes.
+        DeployFailed: a weight has another shape than in the file and no structure edit says why, or the file would pass
+            two gigabytes.
 
     Example:
         >>> import torch
@@ -66,9 +68,11 @@ def write_back(network: Network) -> Deployed:
         raise UsageError(f"write-back needs a network that was read from an ONNX file; this one is a {network.source.kind}")
     model = ModelProto()
     model.CopyFrom(original)
-    writer = _Writer(model)
+    writer = _Writer(model, resized=bool(network.slices))
     for key, stored in edits.tensors(network.module).items():
         writer.write(key, stored)
+    for output, sizes in changed_sizes(network.module).items():
+        writer.resize(original_name(output), sizes)
     writer.finish()
     return Deployed(model, tuple(writer.bindings), notes=tuple(writer.notes))
 
@@ -76,8 +80,9 @@ def write_back(network: Network) -> Deployed:
 class _Writer:
     """Puts tensors into a model, each where one of its name stands."""
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, *, resized: bool) -> None:
         self.model = model
+        self.resized = resized
         self.bindings: list[Binding] = []
         self.notes: list[str] = []
         self.opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
@@ -98,8 +103,10 @@ class _Writer:
                 return
             self.notes.append(f"{name} keeps its levels as values: operator set {self.opset} has no way to decode them")
         values = stored.dense() if isinstance(stored, Quantized) else stored
-        if list(place.dims) != list(values.shape):
-            raise DeployFailed(f"{name} has shape {list(values.shape)}, and {list(place.dims)} in the file: deploy it by export")
+        if list(place.dims) != list(values.shape) and not self.resized:
+            raise DeployFailed(
+                f"{name} has shape {list(values.shape)}, and {list(place.dims)} in the file: edit it by lissom's steps"
+            )
         _store(place, values)
         if name in self.top:
             self.bindings.append(Binding(name, key))
@@ -142,6 +149,24 @@ class _Writer:
         needed = 21 if "block_size" in named or not byte else 13 if "axis" in named else 10
         return self.opset >= needed
 
+    def resize(self, output: str, sizes: Mapping[int | str, list[int] | int]) -> None:
+        """Change the numbers that the node of this output states: its attributes, and constants among its inputs."""
+        node = next((node for node in self.model.graph.node if output in node.output), None)
+        if node is None:
+            raise DeployFailed(f"no node of the file makes {output!r}, whose sizes changed: deploy the network by export")
+        for key, numbers in sizes.items():
+            if isinstance(key, str):
+                old = next(attribute for attribute in node.attribute if snake_case(attribute.name) == key)
+                old.CopyFrom(onnx.helper.make_attribute(old.name, numbers))
+                continue
+            name = node.input[key]
+            values = np.asarray(numbers, np.int64)
+            place = self.places.get(name)
+            if place is not None and sum(name in other.input for other in self.model.graph.node) == 1:
+                _store(place, values.reshape(tuple(place.dims)).astype(numpy_helper.to_array(place).dtype))
+            else:  # other nodes read the same numbers, or they were computed from others
+                node.input[key] = self.editor.add_constant(f"{name}.resized", values)
+
     def finish(self) -> None:
         """Put the levels and their nodes into the graph, in place of the initialisers that they decode to."""
         graph = self.model.graph
@@ -149,6 +174,8 @@ class _Writer:
         fresh = [numpy_helper.from_array(values, name) for name, values in self.editor.constants.items()]
         nodes = [*self.editor.nodes, *graph.node]
         inputs = [value for value in graph.input if value.name not in self.replaced]
+        if self.resized:
+            graph.ClearField("value_info")  # shapes of values that are smaller now
         for field, values in (("initializer", [*kept, *fresh]), ("node", nodes), ("input", inputs)):
             copies = [type(value).FromString(value.SerializeToString()) for value in values]
             graph.ClearField(field)

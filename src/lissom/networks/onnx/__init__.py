@@ -3,5 +3,6 @@
 from lissom.networks.onnx.module import OnnxModule
 from lissom.networks.onnx.names import original_name
 from lissom.networks.onnx.read import read_module, read_onnx
+from lissom.networks.onnx.sizes import changed_sizes
 
-__all__ = ["OnnxModule", "original_name", "read_module", "read_onnx"]
+__all__ = ["OnnxModule", "changed_sizes", "original_name", "read_module", "read_onnx"]

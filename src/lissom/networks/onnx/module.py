@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lissom.networks.onnx.bind import bind
 from lissom.networks.onnx.names import torch_names
 from lissom.networks.onnx.plan import Call, Plan
+from lissom.networks.onnx.sizes import SIZED_ATTRIBUTES, SIZED_INPUTS, SizedCall
 from lissom.networks.onnx.straight_through import float_levels
 from lissom.networks.onnx.table import Kind, find_shape_rule
 from lissom.networks.onnx.values import LARGEST_KNOWN, Known, as_known, as_tensor
@@ -21,6 +22,12 @@ __all__ = ["OnnxModule", "make_module"]
 
 _CONSTANTS = "%constants"
 """The folder of folded constants: a name that no initialiser can take, since a percent sign is encoded in those."""
+
+_SIZES = "%sizes"
+"""The folder of calls that state sizes."""
+
+_FEW = 64
+"""Numbers; a longer constant is data and no list of sizes."""
 
 
 class Step(NamedTuple):
@@ -140,6 +147,7 @@ class _Builder:
         self.slots: dict[str, int] = {"": 0}
         self.known_slots: dict[str, int] = {}
         self.maybe_known: set[str] = set()
+        self.size_sources: dict[str, nn.Module] = {}
 
     def slot(self, name: str) -> int:
         if name not in self.slots:
@@ -179,8 +187,42 @@ class _Builder:
             inputs.append(slot)
         if rule is not None or entry.name in ("Shape", "Size"):
             self.maybe_known.update(call.outputs)
-        function = bind(entry, attributes, arriving, rule)
+        stated = {
+            name: attributes.pop(name)
+            for name in SIZED_ATTRIBUTES.get(entry.name, ())
+            if rule is None and _states_size(attributes.get(name))
+        }
+        function = self.sized(call, bind(entry, attributes, arriving, rule), inputs, stated)
         return Step(function, tuple(inputs), tuple(self.slot(name) for name in call.outputs), (), call.label)
+
+    def sized(
+        self, call: Call, function: Callable[..., Any], inputs: list[int], attributes: dict[str, Any]
+    ) -> Callable[..., Any]:
+        """The call as a module, where it states sizes, or takes them from a call that does."""
+        name = call.entry.name
+        if name == "Concat" and not self.maybe_known & set(call.outputs):
+            return function
+        positions = [position for position in SIZED_INPUTS.get(name, ()) if position < len(inputs)]
+        known = {p: self.module.slots[inputs[p]] for p in positions if call.inputs[p] in self.plan.constants}
+        stated = {position: value for position, value in known.items() if isinstance(value, Known) and value.array.size <= _FEW}
+        source = next((self.size_sources[n] for n in call.inputs if n in self.size_sources and n in self.maybe_known), None)
+        if not stated and not attributes:
+            if source is None or not (positions or self.maybe_known & set(call.outputs)):
+                return function
+            if self.maybe_known & set(call.outputs):  # arithmetic on sizes: what reads it finds them where they are stated
+                self.size_sources.update(dict.fromkeys(call.outputs, source))
+                return function
+        holder = SizedCall(function, stated, attributes)
+        parent = source if source is not None and not stated else self.sizes_folder()
+        parent.add_module(call.outputs[0].replace("%", "%25").replace(".", "%2E"), holder)
+        if self.maybe_known & set(call.outputs):
+            self.size_sources.update(dict.fromkeys(call.outputs, holder))
+        return holder
+
+    def sizes_folder(self) -> nn.Module:
+        if not hasattr(self.module, _SIZES):
+            self.module.add_module(_SIZES, nn.Module())
+        return self.module.get_submodule(_SIZES)
 
     def branching(self, call: Call) -> Step:
         """An ``If``: its condition first among the inputs, then all that either side reads, which keeps those alive."""
@@ -243,6 +285,10 @@ class _Builder:
             finished = {slot for slot in (*step.inputs, *step.outputs) if slot not in alive and slot}
             alive |= finished
             steps[index] = step._replace(finished=tuple(finished))
+
+
+def _states_size(value: Any) -> bool:
+    return (isinstance(value, int) and value > 1) or (isinstance(value, list) and any(number > 1 for number in value))
 
 
 def _make_owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:

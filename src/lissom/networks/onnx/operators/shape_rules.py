@@ -93,10 +93,10 @@ def ceil(x: Known) -> Known:
 def cast(x: Known, *, to: int) -> Known | None:
     """Another element type."""
     dtype = DTYPES.get(to)
-    if dtype is None or (dtype == torch.bool and not all(map(_plain, x.list()))):
+    if dtype is None:
         return None
     if dtype == torch.bool:
-        return _mapped(bool, x, dtype)
+        return _mapped(lambda value: value != 0, x, dtype)
     return _mapped(torch.sym_float if dtype.is_floating_point else torch.sym_int, x, dtype)
 
 
