@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from lissom import edits
 from lissom.data import load_data
-from lissom.errors import LimitNotMet, LissomError
-from lissom.evidence import gather, versions
+from lissom.errors import LimitNotMet, LissomError, UsageError
+from lissom.evidence import gather
 from lissom.files import fingerprint, write_bytes
 from lissom.job import Job, OutOfTime, Progress, Silent, Step
+from lissom.measure.machine import versions
 from lissom.measure.metrics import Metric, as_metric, default_metric
 from lissom.network import Network
 from lissom.networks import open_network
@@ -33,30 +34,66 @@ from lissom.search.trial import Outcome, Trials
 from lissom.search.workspace import Workspace, open_workspace
 from lissom.train.losses import default_loss
 
-__all__ = ["Options", "compress", "raise_if_short"]
+__all__ = ["Options", "compress", "plan", "raise_if_short"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What decides how a job goes, beside its limits.
+    """What decides how a job goes.
 
     Args:
+        max_drop: Limit on what the metric may lose: 0.01 is one point. Without any limit or recipe, 0.01 is taken.
+        max_size: Limit in bytes on the file that ships.
+        max_latency: Limit in seconds for one sample in the target's runtime, one thread.
+        max_time: Seconds for the search; the best so far is the result.
         goal: What to minimise within the limits: ``"size"`` or ``"latency"``.
         ship: The file that counts: ``"archive"`` (the default for size), ``"onnx"`` (for latency) or ``"weights"``.
-        recipe: What to do; None lets the job find out.
+        recipe: What to do: a recipe, its YAML file or a sequence of steps; None lets the job find out within the limits.
+        metric: What decides, in place of accuracy, squared error or agreement.
+        loss: What training minimises: ``loss(outputs, targets)``.
+        train: A training loop, ``train(module, job)``, in place of lissom's.
+        task: ``"classify"`` says that unlabelled outputs are classes.
         seed: Decides every random choice.
         device: Where training runs.
+        progress: Where progress is shown.
         force: Replace what stands in the output folder.
         command: What makes this result again, for the report.
     """
 
+    max_drop: float | None = None
+    max_size: float | None = None
+    max_latency: float | None = None
+    max_time: float | None = None
     goal: Goal = "size"
     ship: Ship | None = None
-    recipe: Recipe | None = None
+    recipe: Recipe | Iterable[Step] | str | Path | None = None
+    metric: Metric | Callable[..., Any] | None = None
+    loss: Callable[..., Any] | None = None
+    train: Callable[..., Any] | None = None
+    task: str | None = None
     seed: int = 0
     device: str = "cpu"
+    progress: Progress | None = None
     force: bool = False
     command: str = ""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("goal", get_args(Goal)),
+            ("ship", (None, *get_args(Ship))),
+            ("task", (None, "classify", "regress", "imitate")),
+        ):
+            if getattr(self, name) not in allowed:
+                known = ", ".join(str(value) for value in allowed if value is not None)
+                raise UsageError(f"{name} is {getattr(self, name)!r}; it must be one of {known}")
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that were given, or the one that is taken where none was."""
+        given = Limits(max_drop=self.max_drop, max_size=self.max_size, max_latency=self.max_latency, max_time=self.max_time)
+        if self.recipe is None and self.max_drop is self.max_size is self.max_latency is None:
+            return dataclasses.replace(given, max_drop=DEFAULT_MAX_DROP)
+        return given
 
     @property
     def shipped(self) -> Ship:
@@ -64,48 +101,24 @@ class Options:
         return self.ship or ("archive" if self.goal == "size" else "onnx")
 
 
-def compress(
-    network: Network | nn.Module | str,
-    data: Any,
-    *,
-    max_drop: float | None = None,
-    max_size: float | None = None,
-    max_latency: float | None = None,
-    max_time: float | None = None,
-    recipe: Recipe | Iterable[Step] | str | Path | None = None,
-    out: str | Path | None = None,
-    metric: Metric | Callable[..., Any] | None = None,
-    loss: Callable[..., Any] | None = None,
-    train: Callable[..., Any] | None = None,
-    task: str | None = None,
-    progress: Progress | None = None,
-    **options: Any,
-) -> Result:
+def compress(network: Network | nn.Module | str, data: Any, *, out: str | Path | None = None, **options: Any) -> Result:
     """The smallest or fastest network that still does its job, as files that run, with the evidence.
 
     Args:
         network: A :class:`~lissom.Network`, an ``nn.Module`` (its example inputs come from the data), or what the command
             takes: a file, or ``module:callable``.
         data: Anything that :func:`lissom.data.load_data` takes: arrays, a ``.npz`` file, a folder of images, a Dataset.
-        max_drop: Limit on what the metric may lose: 0.01 is one point. Without any limit, 0.01 is taken.
-        max_size: Limit in bytes on the file that ships.
-        max_latency: Limit in seconds for one sample in the target's runtime, one thread.
-        max_time: Seconds for the search; the best so far is the result.
-        recipe: What to do; None lets the job find out within the limits.
         out: The folder for files, where an interrupted run resumes; None keeps them in a temporary folder until
             :meth:`Result.save`.
-        metric: What decides, in place of accuracy, squared error or agreement.
-        loss: What training minimises: ``loss(outputs, targets)``.
-        train: A training loop, ``train(module, job)``, in place of lissom's.
-        task: ``"classify"`` says that unlabelled outputs are classes.
-        progress: Where progress is shown.
-        options: The fields of :class:`Options`: ``goal``, ``ship``, ``seed``, ``device``, ``force``.
+        options: The fields of :class:`Options`: ``max_drop``, ``max_size``, ``max_latency``, ``max_time``, ``goal``,
+            ``ship``, ``recipe``, ``metric``, ``loss``, ``train``, ``task``, ``seed``, ``device``, ``progress``, ``force``.
 
     Returns:
         The result; ``result.record.limits`` says which limits are met.
 
     Raises:
-        LissomError: see :mod:`lissom.errors`; a limit that is not met is no error here (the command's exit code 3).
+        LissomError: see :mod:`lissom.errors`. A limit that is not met is no error here: the closest result comes back
+            (and the command ends with exit code 3).
 
     Example:
         >>> import lissom, numpy as np, torch
@@ -115,49 +128,81 @@ def compress(
         >>> result.record.bytes.weights_only < result.record.bytes.source
         True
     """
-    settings = Options(recipe=None if recipe is None else Recipe.of(recipe), **options)
-    limits = Limits(max_drop=max_drop, max_size=max_size, max_latency=max_latency, max_time=max_time)
-    if recipe is None and max_drop is max_size is max_latency is None:
-        limits = dataclasses.replace(limits, max_drop=DEFAULT_MAX_DROP)
-    opened = open_network(network, data=data)
-    samples = load_data(data, opened, seed=settings.seed, task=task)
-    job = Job(
-        data=samples,
-        loss=loss or default_loss(samples),
-        metric=default_metric(samples) if metric is None else as_metric(metric),
-        teacher=opened,
-        train=train,
-        seed=settings.seed,
-        device=settings.device,
-        progress=progress or Silent(),
-        deadline=None if max_time is None else time.monotonic() + max_time,
-    )
+    settings = Options(**options)
     with ExitStack() as stack:
         if out is None:
-            temporary = Path(tempfile.mkdtemp(prefix="lissom-"))
-            stack.callback(shutil.rmtree, temporary / ".lissom-job", ignore_errors=True)
-        folder = temporary if out is None else Path(out)
-        mark = _fingerprint(opened, job, limits, settings)
+            folder = Path(tempfile.mkdtemp(prefix="lissom-"))
+            stack.callback(shutil.rmtree, folder / ".lissom-job", ignore_errors=True)
+        else:
+            folder = Path(out)
+        opened, job = _prepare(network, data, settings)
+        mark = _fingerprint(opened, job, settings)
         workspace = stack.enter_context(open_workspace(folder, mark, force=settings.force))
         if workspace.finished:
             job.progress.say(f"{folder} holds the finished result of this very job")
             return Result.load(folder)
-        return _Compression(opened, job, limits, settings, workspace).run()
+        return _Compression(opened, job, settings, workspace).run()
 
 
-def _fingerprint(network: Network, job: Job, limits: Limits, settings: Options) -> str:
+def plan(network: Network | nn.Module | str, data: Any, *, out: str | Path | None = None, **options: Any) -> dict[str, str]:
+    """What :func:`compress` would do with the same arguments, after every check of them; nothing is written."""
+    settings = Options(**options)
+    opened, job = _prepare(network, data, settings)
+    searches = _searches(opened, job, settings)
+    first = [search.ask() for search in searches]
+    parameters = sum(parameter.numel() for _, parameter in edits.weights(opened.module))
+    splits = (job.data.train, job.data.calibration, job.data.validation, job.data.test)
+    limits = settings.limits
+    return {
+        "network": f"{opened.source.location or type(opened.module).__name__}, {parameters:,} parameters",
+        "data": ", ".join(f"{len(split):,} {split.name}" for split in splits),
+        "metric": job.metric.name,
+        "limits": ", ".join(f"{name} {value:g}" for name, value in vars(limits).items() if value is not None) or "none",
+        "goal": f"{settings.goal}, shipping {settings.shipped}",
+        "tries": "; ".join(f"{candidate.name}: {candidate.recipe.in_words()}" for candidate in first if candidate is not None),
+        "out": "a temporary folder" if out is None else str(out),
+    }
+
+
+def _prepare(network: Network | nn.Module | str, data: Any, settings: Options) -> tuple[Network, Job]:
+    """Open the network and the data, check that they fit, and put together what steps share."""
+    opened = open_network(network, data=data)
+    samples = load_data(data, opened, seed=settings.seed, task=settings.task)
+    return opened, Job(
+        data=samples,
+        loss=settings.loss or default_loss(samples),
+        metric=default_metric(samples) if settings.metric is None else as_metric(settings.metric),
+        teacher=opened,
+        train=settings.train,
+        seed=settings.seed,
+        device=settings.device,
+        progress=settings.progress or Silent(),
+        deadline=None if settings.max_time is None else time.monotonic() + settings.max_time,
+    )
+
+
+def _searches(network: Network, job: Job, settings: Options) -> tuple[Search, ...]:
+    if settings.recipe is not None:
+        return (Fixed((Candidate("recipe", Recipe.of(settings.recipe)),)),)
+    return (first_candidates(settings.goal), knob(settings.goal, network, job.data))
+
+
+def _fingerprint(network: Network, job: Job, settings: Options) -> str:
     """Of everything that the result depends on; the time limit is left out, so that a run may be given more."""
-    state = {name: fingerprint(tensor=tensor.cpu().numpy().tobytes()) for name, tensor in edits.state_dict(network.module).items()}
+    state = {
+        name: fingerprint(tensor=tensor.cpu().numpy().tobytes()) for name, tensor in edits.state_dict(network.module).items()
+    }
     first = {
         split.name: [len(split), *(fingerprint(tensor=tensor.numpy().tobytes()) for tensor in split.first(16)[0])]
         for split in (job.data.train, job.data.validation, job.data.test)
     }
+    limits = settings.limits
     return fingerprint(
         state=state,
         data=first,
         limits=[limits.max_drop, limits.max_size, limits.max_latency],
         goal=[settings.goal, settings.shipped, settings.seed, settings.device],
-        recipe=None if settings.recipe is None else settings.recipe.to_dict(),
+        recipe=None if settings.recipe is None else Recipe.of(settings.recipe).to_dict(),
         task=[job.data.task, job.metric.name],
         versions=versions(),
         threads=torch.get_num_threads(),
@@ -167,9 +212,10 @@ def _fingerprint(network: Network, job: Job, limits: Limits, settings: Options) 
 class _Compression:
     """One job: tries candidates, chooses on validation, reports on test."""
 
-    def __init__(self, network: Network, job: Job, limits: Limits, settings: Options, workspace: Workspace) -> None:
-        self.network, self.job, self.limits, self.settings, self.workspace = network, job, limits, settings, workspace
-        timed = settings.goal == "latency" or limits.max_latency is not None
+    def __init__(self, network: Network, job: Job, settings: Options, workspace: Workspace) -> None:
+        self.network, self.job, self.settings, self.workspace = network, job, settings, workspace
+        self.limits = settings.limits
+        timed = settings.goal == "latency" or settings.max_latency is not None
         self.trials = Trials(network, job, settings.shipped, timed, workspace)
         self.outcomes: list[tuple[Candidate, Outcome]] = []
         self.started = time.monotonic()
@@ -183,12 +229,8 @@ class _Compression:
 
     def _search(self) -> bool:
         """Try candidates until none is left or time is up; True where time was up."""
-        if self.settings.recipe is not None:
-            searches: tuple[Search, ...] = (Fixed((Candidate("recipe", self.settings.recipe),)),)
-        else:
-            searches = (first_candidates(self.settings.goal), knob(self.settings.goal, self.network, self.job.data))
         try:
-            for search in searches:
+            for search in _searches(self.network, self.job, self.settings):
                 while (candidate := search.ask()) is not None:
                     search.tell(turn_further=self._try(candidate))
         except OutOfTime:
@@ -209,7 +251,8 @@ class _Compression:
         size = outcome.shipped(self.settings.shipped)
         over = ", ".join(outcome.excess(self.limits, self.settings.shipped))
         speed = "" if outcome.latency is None else f", {outcome.latency * 1e3:.2f} ms"
-        return f"{outcome.name}: {self.job.metric.name} {outcome.metric:.4f}, {size:,} bytes{speed}{f' (exceeds {over})' if over else ''}"
+        exceeds = f" (exceeds {over})" if over else ""
+        return f"{outcome.name}: {self.job.metric.name} {outcome.metric:.4f}, {size:,} bytes{speed}{exceeds}"
 
     def _chosen(self) -> Candidate:
         best = choose([outcome for _, outcome in self.outcomes], self.limits, self.settings.goal, self.settings.shipped)
@@ -225,7 +268,17 @@ class _Compression:
             made = made.noting("the time limit came before the search was done: this is the best so far")
         folder = self.workspace.trial(chosen.name)
         files = {name: folder / name for name in ("model.onnx", "model.lissom")}
-        record = gather(self.trials, chosen, made, [outcome for _, outcome in self.outcomes], self.limits, self.settings, self.started)
+        record = gather(
+            self.trials,
+            chosen,
+            made,
+            [outcome for _, outcome in self.outcomes],
+            limits=self.limits,
+            goal=self.settings.goal,
+            seed=self.settings.seed,
+            command=self.settings.command,
+            seconds=time.monotonic() - self.started,
+        )
         write_bytes(folder / "model.safetensors", _safetensors(made))
         files["model.safetensors"] = folder / "model.safetensors"
         return Result(record, made, files).save(self.workspace.out)
@@ -247,9 +300,13 @@ def raise_if_short(result: Result) -> None:
     if short:
         told = "; ".join(f"{limit.name} is {limit.measured:.6g}, the limit {limit.limit:.6g}" for limit in short)
         raise LimitNotMet(f"no candidate met every limit: {told}. The closest result was written")
-    shipped = {"archive": result.record.bytes.archive, "onnx": result.record.bytes.onnx, "weights": result.record.bytes.weights_only}
+    shipped = {
+        "archive": result.record.bytes.archive,
+        "onnx": result.record.bytes.onnx,
+        "weights": result.record.bytes.weights_only,
+    }
     size = shipped[result.record.ship]
     if result.record.goal == "size" and size is not None and size >= result.record.bytes.source:
-        raise LimitNotMet(f"the file is not smaller: {size:,} bytes, and {result.record.bytes.source:,} came in. It was written all the same")
-
-
+        raise LimitNotMet(
+            f"the file is not smaller: {size:,} bytes, and {result.record.bytes.source:,} came in. It was written all the same"
+        )

@@ -57,6 +57,17 @@ class Recipe:
         deploy = pydantic.TypeAdapter(Deploy).dump_python(self.deploy, mode="json", exclude_defaults=True)
         return {"version": VERSION, "steps": [step.to_dict() for step in self.steps], "deploy": deploy}
 
+    def in_words(self) -> str:
+        """The recipe in one line.
+
+        >>> from lissom.quantize.weights import QuantizeWeights
+        >>> Recipe((QuantizeWeights(bits=8),)).in_words()
+        'QuantizeWeights(bits=8)'
+        """
+        described = [_described(name, fields) for step in self.steps for name, fields in step.to_dict().items()]
+        deploy = self.to_dict()["deploy"]
+        return ", ".join([*described, *([_described("Deploy", deploy)] if deploy else [])]) or "as it is"
+
     def to_yaml(self) -> str:
         """The recipe as YAML."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
@@ -97,8 +108,20 @@ class Recipe:
         return network
 
 
+def _described(name: str, fields: dict[str, Any]) -> str:
+    return f"{name}({', '.join(f'{key}={_value(value)}' for key, value in fields.items())})"
+
+
+def _value(value: Any) -> str:
+    """A nested step (``{name: {…}}``) reads as a step, anything else as Python writes it."""
+    if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), dict):
+        return _described(*next(iter(value.items())))
+    return str(value)
+
+
 def import_steps() -> None:
     """Load every room that holds steps, so that recipes find them by name."""
+    import lissom.prune.l1
     import lissom.prune.weights
     import lissom.quantize.weights
     import lissom.share

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -72,16 +73,42 @@ def compress(
     with progress_for(quiet=quiet or as_json) as progress:
         result = run(network, data, progress=progress, **arguments)
     if as_json:
-        print_json(result.record.to_dict())
+        print_json(json.loads(result.record.to_json()))
     else:
         _summary(result.record, to)
     raise_if_short(result)
 
 
 def _summary(record: Record, folder: Path) -> None:
-    from lissom.report.wording import summary_rows
+    from lissom.report.wording import byte_text, change_text, ms_text, times_text, value_text
 
-    table(f"{record.model} → {folder}", ("", "before", "after", ""), summary_rows(record))
+    metric, sizes, shipped = record.metric, record.bytes, record.shipped_bytes
+    rows = [
+        (
+            f"size ({record.ship})",
+            byte_text(sizes.source),
+            byte_text(shipped or 0),
+            times_text(sizes.source / shipped) if shipped else "",
+        )
+    ]
+    if record.ratio is not None and sizes.weights_only is not None:
+        rows.append(
+            (
+                "weights alone",
+                byte_text(sizes.weights_only * record.ratio),
+                byte_text(sizes.weights_only),
+                times_text(record.ratio),
+            )
+        )
+    before, after = (value_text(value, metric.unit) for value in (metric.before, metric.after))
+    change = change_text(metric.drop, metric.unit, metric.higher_is_better)
+    rows.append((f"{metric.name} ({metric.n:,} {metric.split})", before, after, change))
+    for latency in record.latency:
+        runtime = f"latency ({latency.runtime}, {latency.threads} thread)"
+        rows.append((runtime, ms_text(latency.before_ms.p10), ms_text(latency.after_ms.p10), times_text(latency.ratio)))
+    table(f"{record.model} → {folder}", ("", "before", "after", ""), rows)
+    if metric.undecided:
+        out.print("The data is too small to tell this drop from its limit: more test samples would decide it.", markup=False)
     for note in record.notes:
         out.print(f"note: {note}", markup=False)
     out.print(f"The whole story: {folder / 'report.html'}", markup=False)
@@ -95,13 +122,11 @@ def _print_plan(lines: dict[str, str], *, as_json: bool) -> None:
 
 
 @reported
-def demo(
-    folder: Annotated[Path, typer.Option("--folder", help="Where the demo's files go.")] = Path("demo"),
-) -> None:
-    """Train a small network on real digits, compress it, and say what it won (needs lissom\\[demo])."""
+def demo() -> None:
+    """In a checkout: train a small network on real digits, compress it, and say what it won (needs lissom\\[demo])."""
     from lissom.cli.demo import run_demo
 
-    run_demo(folder)
+    run_demo()
 
 
 def register(app: typer.Typer) -> None:

@@ -104,7 +104,9 @@ def _escaped(text: str) -> str:
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
-    out.print_json(json.dumps(value, allow_nan=False)) if out.is_terminal else sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+    out.print_json(json.dumps(value, allow_nan=False)) if out.is_terminal else sys.stdout.write(
+        json.dumps(value, allow_nan=False) + "\n"
+    )
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

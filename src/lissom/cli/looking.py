@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from lissom.cli import options
 from lissom.cli.console import out, print_json, reported, table
+
+if TYPE_CHECKING:
+    from lissom.inspection import Inspection
 
 __all__ = ["register"]
 
@@ -18,16 +23,43 @@ def inspect(
     shapes: options.Input = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show layers, parameters, MACs, and what can and cannot be made smaller."""
+    """Show layers, parameters, MACs, coupled channels, and what can and cannot be made smaller."""
     from lissom.inspection import inspect as run
+    from lissom.networks import open_network
 
-    found = run(model, weights=weights, preprocess=preprocess, input_shapes=shapes)
+    found = run(open_network(model, weights=weights, preprocess=preprocess, input_shapes=shapes))
     if as_json:
         print_json(found.to_dict())
-        return
-    table(found.title, found.columns, found.rows)
-    for line in found.notes:
+    else:
+        _show(found)
+
+
+def _show(found: Inspection) -> None:
+    inputs = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in found.inputs.items())
+    macs = "" if found.macs is None else f", {found.macs:,} MACs a sample"
+    out.print(f"{found.model}: {found.parameters:,} parameters{macs}; takes {inputs}", markup=False)
+    columns = ("tensor", "layer", "shape", "parameters", "bytes", "zeros", "grid", "MACs")
+    rows = [
+        (
+            layer.name,
+            layer.kind,
+            "x".join(map(str, layer.shape)),
+            f"{layer.parameters:,}",
+            f"{layer.bytes:,}",
+            f"{layer.sparsity:.1%}",
+            layer.grid,
+            "" if layer.macs is None else f"{layer.macs:,}",
+        )
+        for layer in found.layers
+    ]
+    table("", columns, rows)
+    if found.groups:
+        shown = [(group["name"], group["size"], len(group["members"])) for group in found.groups]
+        table(f"Channels that can go ({found.prunable:.0%} of the parameters)", ("group", "channels", "axes"), shown)
+    for line in (*(f"{fixed['tensor']} stays whole: {fixed['why']}" for fixed in found.fixed), *found.notes):
         out.print(line, markup=False)
+    if found.unknown:
+        out.print(f"No rule follows {', '.join(found.unknown)}: what touches them is left alone", markup=False)
 
 
 @reported

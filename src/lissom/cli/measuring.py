@@ -18,7 +18,9 @@ def evaluate(
     model: options.Model,
     data: options.Data,
     weights: options.Weights = None,
-    original: Annotated[str | None, typer.Option(help="The network that agreement is measured against, where there are no labels.")] = None,
+    original: Annotated[
+        str | None, typer.Option(help="The network that agreement is measured against, where there are no labels.")
+    ] = None,
     preprocess: options.PreprocessName = None,
     shapes: options.Input = None,
     task: options.Task = None,

@@ -12,9 +12,15 @@ __all__ = ["Data", "Device", "Input", "Json", "Model", "PreprocessName", "Quiet"
 Model = Annotated[str, typer.Argument(help="A .onnx, .pt2 or .lissom file, or package.module:callable.", metavar="MODEL")]
 Weights = Annotated[Path | None, typer.Option("--weights", help="A .safetensors or .pt file for a module:callable.")]
 Data = Annotated[str, typer.Option("--data", help="A .npz file (x, y or x_train, y_train …) or a folder of images.")]
-PreprocessName = Annotated[str | None, typer.Option("--preprocess", help="How uint8 images become inputs: imagenet, unit, or a YAML file.")]
-Input = Annotated[list[str] | None, typer.Option("--input", help="Shape of one sample, for a plain module: 3x224x224. Once per input.")]
-Task = Annotated[str | None, typer.Option("--task", help="classify: unlabelled outputs are classes, and agreement counts equal top-1.")]
+PreprocessName = Annotated[
+    str | None, typer.Option("--preprocess", help="How uint8 images become inputs: imagenet, unit, or a YAML file.")
+]
+Input = Annotated[
+    list[str] | None, typer.Option("--input", help="Shape of one sample, for a plain module: 3x224x224. Once per input.")
+]
+Task = Annotated[
+    str | None, typer.Option("--task", help="classify: unlabelled outputs are classes, and agreement counts equal top-1.")
+]
 Seed = Annotated[int, typer.Option("--seed", help="Decides every random choice.")]
 Device = Annotated[str, typer.Option("--device", help="Where training runs: cpu, cuda, cuda:1.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]

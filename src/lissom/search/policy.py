@@ -23,8 +23,8 @@ __all__ = ["DEFAULT_MAX_DROP", "choose", "first_candidates", "knob", "turn_furth
 DEFAULT_MAX_DROP = 0.01
 """One point (or 1 %): what a user who gives no limit at all is taken to accept."""
 
-ROUNDS = 5
-TRAINING_SAMPLES = 48_000  # seen by one trial: small data gets more epochs, large data at least two
+ROUNDS = 4
+TRAINING_SAMPLES = 32_000  # seen by one trial: small data gets more epochs, large data at least two
 SAME_SIZE = 0.10  # outcomes whose goal differs by less are told apart by divergence, where the data cannot decide
 
 
@@ -60,7 +60,7 @@ def size_recipe(strength: float, epochs: int) -> Recipe:
     return Recipe((
         Finetune(epochs=epochs, distill=Distill(), during=PruneWeights(schedule=decay)),
         ShareWeights(bits=round(7 - 4 * strength)),
-        QuantizeWeights(bits=8, include=("*bias",)),
+        QuantizeWeights(bits=8, granularity="tensor", include=("*bias",)),
         Finetune(epochs=max(1, epochs // 4), learning_rate=2e-4, distill=Distill()),
     ))  # fmt: skip
 

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydantic
@@ -24,7 +25,7 @@ from lissom.measure.latency import Timing, compare
 from lissom.measure.metrics import Measured, Metric, divergence, scores_of
 from lissom.network import Network
 from lissom.recipe import Recipe
-from lissom.runtimes import open_runtime
+from lissom.runtimes.network import file_network
 from lissom.search.bisection import Candidate
 from lissom.search.limits import Limits, Ship
 from lissom.search.workspace import Workspace
@@ -52,6 +53,8 @@ class Outcome:
         latency_before: Seconds of one call of the original's file, measured in turns with it.
         seconds: How long the trial took.
         refused_because: Why no file could be made, or handed over.
+        recipe: What was done, in one line.
+        parity: How close the file is to the network, by the names of :class:`lissom.deploy.Parity`.
     """
 
     name: str
@@ -66,6 +69,8 @@ class Outcome:
     latency_before: float | None = None
     seconds: float = 0.0
     refused_because: str = ""
+    recipe: str = ""
+    parity: dict[str, Any] | None = None
 
     def shipped(self, ship: Ship) -> int | None:
         """Bytes of the file that ships."""
@@ -110,7 +115,11 @@ class Trials:
     @cached_property
     def reference(self) -> list[tuple[Tensor, ...]]:
         """The original's outputs on the validation split, batch by batch."""
-        return [self.network.outputs(*inputs) for inputs, _ in self.job.data.validation.batches(BATCH)]
+        return self.outputs_of_original(self.job.data.validation)
+
+    def outputs_of_original(self, split: Split) -> list[tuple[Tensor, ...]]:
+        """The original's outputs on a split, batch by batch."""
+        return [self.network.outputs(*inputs) for inputs, _ in split.batches(BATCH)]
 
     @cached_property
     def before(self) -> Measured:
@@ -138,7 +147,7 @@ class Trials:
             raise
         except DeployFailed as error:
             outcome = Outcome(name=candidate.name, refused_because=str(error))
-        outcome = dataclasses.replace(outcome, seconds=time.monotonic() - started)
+        outcome = dataclasses.replace(outcome, seconds=time.monotonic() - started, recipe=candidate.recipe.in_words())
         write_text(known, pydantic.TypeAdapter(Outcome).dump_json(outcome, indent=2).decode())
         return outcome
 
@@ -157,7 +166,7 @@ class Trials:
         deployed.save(folder / "model.onnx")
         write_bytes(folder / "model.lissom", deployed.archive("best"))
         weights = encode(edits.tensors(made.module), effort="best")
-        self.prove(deployed, made)
+        parity = self.prove(deployed, made)
         measured, distance = self.score(folder / "model.onnx", self.job.data.validation, self.reference)
         drop = self.before.drop_to(measured)
         timing = self.time(folder / "model.onnx") if self.timed else None
@@ -170,8 +179,9 @@ class Trials:
             onnx=(folder / "model.onnx").stat().st_size,
             archive=(folder / "model.lissom").stat().st_size,
             weights=len(weights),
-            latency=timing and timing.after.p10,
-            latency_before=timing and timing.before.p10,
+            parity=dataclasses.asdict(parity),
+            latency=None if timing is None else timing.after.p10,
+            latency_before=None if timing is None else timing.before.p10,
         )
 
     def deploy(self, made: Network, recipe: Recipe) -> Deployed:
@@ -182,7 +192,7 @@ class Trials:
     def prove(self, deployed: Deployed, made: Network) -> Parity:
         """Compare the file with the network on real inputs; a file that answers differently is not handed over."""
         inputs, _ = self.job.data.calibration.first(PARITY_INPUTS)
-        return verify(deployed, made, inputs)
+        return verify(deployed, made, [inputs])
 
     def score(self, file: Path, split: Split, reference: list[tuple[Tensor, ...]]) -> tuple[Measured, float]:
         """Metric and mean divergence of a file on a split."""
@@ -203,11 +213,8 @@ def score_file(
     file: Path, split: Split, metric: Metric, reference: list[tuple[Tensor, ...]], task: str
 ) -> tuple[Measured, float]:
     """The metric of a file in its runtime, and the mean divergence of its outputs from the original's, on one split."""
-    run = open_runtime(file)
-    outputs = [
-        tuple(torch.from_numpy(np.asarray(array)) for array in run(*(tensor.numpy() for tensor in inputs)))
-        for inputs, _ in split.batches(BATCH)
-    ]
+    run = file_network(file).outputs
+    outputs = [run(*inputs) for inputs, _ in split.batches(BATCH)]
     distances = [divergence(ours, theirs, task) for ours, theirs in zip(outputs, reference, strict=True)]
     targets = reference if metric.against_original else [expected for _, expected in split.batches(BATCH)]
     return scores_of(outputs, targets, metric, split.name), float(torch.cat(distances).mean())

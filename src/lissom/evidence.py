@@ -1,0 +1,224 @@
+"""Evidence: everything that is measured of the file that was chosen, on the split that chose nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lissom import edits
+from lissom.codec import encode
+from lissom.codec.tensors import Quantized
+from lissom.errors import ModelRefused
+from lissom.graph.capture import capture
+from lissom.graph.cost import Cost, cost
+from lissom.measure.machine import machine, versions
+from lissom.network import Network
+from lissom.report.record import (
+    BeforeAfter,
+    Bytes,
+    Latency,
+    Layer,
+    Limit,
+    MetricFigures,
+    Parity,
+    Percentiles,
+    Record,
+    Trial,
+    histograms,
+)
+from lissom.search.bisection import Candidate
+from lissom.search.limits import Goal, Limits, Ship
+from lissom.search.trial import Outcome, Trials
+
+__all__ = ["gather"]
+
+
+def gather(
+    trials: Trials,
+    chosen: Candidate,
+    made: Network,
+    outcomes: Sequence[Outcome],
+    *,
+    limits: Limits,
+    goal: Goal,
+    seed: int,
+    command: str,
+    seconds: float,
+) -> Record:
+    """Measure the chosen file on the test split, and put down every figure with how it was measured.
+
+    Args:
+        trials: What made the candidates; the original and its file are there.
+        chosen: The candidate that won.
+        made: Its network.
+        outcomes: Of every candidate, in the order tried.
+        limits: What the user can spare.
+        goal: ``"size"`` or ``"latency"``.
+        seed: Of the job.
+        command: What makes this result again.
+        seconds: How long the search took.
+    """
+    started = time.monotonic()
+    outcome = next(outcome for outcome in outcomes if outcome.name == chosen.name)
+    metric = _metric(trials, chosen, limits)
+    latency = _latency(trials, chosen)
+    before, after = _cost(trials.network), _cost(made)
+    sizes = Bytes(source=_source_bytes(trials.network), onnx=outcome.onnx, archive=outcome.archive, weights_only=outcome.weights)
+    return Record(
+        model=trials.network.source.location or type(trials.network.module).__name__,
+        metric=metric,
+        bytes=sizes,
+        parameters=BeforeAfter(before=_parameters(trials.network), after=_parameters(made)),
+        goal=goal,
+        ship=trials.ship,
+        recipe=chosen.recipe.to_dict(),
+        machine=machine(),
+        versions=versions(),
+        seed=seed,
+        seconds=seconds + time.monotonic() - started,
+        ratio=_floating_bytes(trials.network) / outcome.weights if outcome.weights else None,
+        latency=(latency,),
+        macs=None if before is None or after is None else BeforeAfter(before=before.macs, after=after.macs),
+        parity=() if outcome.parity is None else (Parity(**outcome.parity),),
+        limits=tuple(_limits(limits, metric, outcome.shipped(trials.ship), latency, seconds)),
+        trials=tuple(_trial(entry, chosen, limits, trials.ship) for entry in outcomes),
+        layers=tuple(_layers(trials.network, made, before, after)),
+        notes=made.notes,
+        command=command,
+    )
+
+
+def _metric(trials: Trials, chosen: Candidate, limits: Limits) -> MetricFigures:
+    split, metric = trials.job.data.test, trials.job.metric
+    reference = trials.outputs_of_original(split)
+    before = trials.score_original(split, reference)
+    after, _ = trials.score(trials.workspace.trial(chosen.name) / "model.onnx", split, reference)
+    drop = before.drop_to(after)
+    return MetricFigures(
+        name=metric.name,
+        unit=metric.unit,
+        split=split.name,
+        n=len(split),
+        before=before.value,
+        after=after.value,
+        drop=drop.value,
+        standard_error=drop.standard_error,
+        undecided=limits.max_drop is not None and drop.undecided(limits.max_drop),
+        higher_is_better=metric.higher_is_better,
+    )
+
+
+def _latency(trials: Trials, chosen: Candidate) -> Latency:
+    timing = trials.time(trials.workspace.trial(chosen.name) / "model.onnx")
+    return Latency(
+        runtime=timing.runtime,
+        threads=timing.threads,
+        batch=timing.batch,
+        before_ms=Percentiles(p10=timing.before.p10 * 1e3, p50=timing.before.p50 * 1e3),
+        after_ms=Percentiles(p10=timing.after.p10 * 1e3, p50=timing.after.p50 * 1e3),
+        ratio=timing.ratio,
+        runs=timing.calls,
+        cpu=timing.cpu,
+        stable=timing.stable,
+    )
+
+
+def _limits(limits: Limits, metric: MetricFigures, shipped: int | None, latency: Latency, seconds: float) -> Iterable[Limit]:
+    """The limits that were given, against the test split and the files; times in milliseconds and seconds."""
+    given = {
+        "max_drop": (limits.max_drop, metric.drop),
+        "max_size": (limits.max_size, shipped),
+        "max_latency": (None if limits.max_latency is None else limits.max_latency * 1e3, latency.after_ms.p10),
+    }
+    for name, (limit, measured) in given.items():
+        if limit is not None:
+            yield Limit(name=name, limit=limit, measured=measured, met=measured is not None and measured <= limit)
+    if limits.max_time is not None:  # work stops at the limit; what is measured after it is no breach
+        yield Limit(name="max_time", limit=limits.max_time, measured=seconds, met=True)
+
+
+def _trial(outcome: Outcome, chosen: Candidate, limits: Limits, ship: Ship) -> Trial:
+    over = outcome.excess(limits, ship)
+    return Trial(
+        name=outcome.name,
+        recipe=outcome.recipe,
+        metric=outcome.metric,
+        drop=outcome.drop,
+        bytes=outcome.shipped(ship),
+        latency_ms=None if outcome.latency is None else outcome.latency * 1e3,
+        seconds=outcome.seconds,
+        kept=outcome.name == chosen.name,
+        refused_because=outcome.refused_because or (f"exceeds {', '.join(over)}" if over else ""),
+    )
+
+
+def _layers(before: Network, after: Network, cost_before: Cost | None, cost_after: Cost | None) -> Iterable[Layer]:
+    """One row for each module with a weight of at least two axes, as it was and as it is."""
+    old, new = _by_module(edits.tensors(before.module)), _by_module(edits.tensors(after.module))
+    macs = [{} if found is None else {layer.module: layer.macs for layer in found.layers} for found in (cost_before, cost_after)]
+    kinds = {name: type(part).__name__.removeprefix("Parametrized") for name, part in before.module.named_modules()}
+    for module, tensors in old.items():
+        weight = max(tensors.values(), key=lambda tensor: tensor.size)
+        if weight.ndim < 2:
+            continue
+        kept = new.get(module, {})
+        now = {name: _dense(tensor) for name, tensor in kept.items()}
+        largest = max(now.values(), key=lambda tensor: tensor.size) if now else np.zeros(0, np.float32)
+        coded = len(encode(kept)) if kept else 0
+        drawn = histograms(weight, largest) if now else (None, None)
+        yield Layer(
+            name=module or "(network)",
+            kind=kinds.get(module, ""),
+            shape=largest.shape if now else weight.shape,
+            parameters=BeforeAfter(before=sum(t.size for t in tensors.values()), after=sum(t.size for t in now.values())),
+            bytes_before=sum(4 * tensor.size for tensor in tensors.values()),
+            bytes_after=coded,
+            sparsity=float((largest == 0).mean()) if largest.size else 0.0,
+            bits=8 * coded / sum(t.size for t in now.values()) if now else None,
+            macs=BeforeAfter(before=macs[0][module], after=macs[1].get(module, 0)) if module in macs[0] else None,
+            histogram_before=drawn[0],
+            histogram_after=drawn[1],
+        )
+
+
+def _by_module(tensors: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Floating tensors by the module that holds them, tied ones under their first name only."""
+    found: dict[str, dict[str, Any]] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        floating = isinstance(tensor, Quantized) or np.issubdtype(tensor.dtype, np.floating)
+        if floating and id(tensor) not in seen:
+            seen.add(id(tensor))
+            found.setdefault(name.rpartition(".")[0], {})[name] = tensor
+    return found
+
+
+def _dense(tensor: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(tensor.dense() if isinstance(tensor, Quantized) else tensor)
+
+
+def _cost(network: Network) -> Cost | None:
+    """MACs by layer; None where the graph cannot be captured, which costs the report a column and nothing else."""
+    try:
+        return cost(network, capture(network))
+    except ModelRefused:
+        return None
+
+
+def _parameters(network: Network) -> int:
+    return sum(parameter.numel() for _, parameter in edits.weights(network.module))
+
+
+def _floating_bytes(network: Network) -> int:
+    """Bytes in float32 of every floating tensor, tied ones once: what a ratio counts."""
+    return sum(4 * tensor.size for tensors in _by_module(edits.tensors(network.module)).values() for tensor in tensors.values())
+
+
+def _source_bytes(network: Network) -> int:
+    from pathlib import Path
+
+    file = Path(network.source.location)
+    return file.stat().st_size if network.source.location and file.is_file() else _floating_bytes(network)

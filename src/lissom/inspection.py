@@ -1,0 +1,144 @@
+"""inspect(): what is in a network, what can be made smaller, and what cannot and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lissom import edits
+from lissom.codec.tensors import Quantized
+from lissom.errors import ModelRefused
+from lissom.graph.capture import Graph, capture
+from lissom.graph.cost import LayerCost, cost
+from lissom.graph.groups import fixed_axes, groups, reachable
+from lissom.network import Network
+
+__all__ = ["Inspection", "LayerFacts", "inspect"]
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One parameter tensor.
+
+    Args:
+        name: Its name in the state dict.
+        kind: Class of the module that holds it.
+        shape: Its shape.
+        parameters: How many numbers.
+        bytes: Bytes in its own dtype.
+        sparsity: Share of exact zeros.
+        grid: What its values are restricted to; empty for anything.
+        macs: Multiply-accumulates for one sample of the module that holds it; None where the graph is not known.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    bytes: int
+    sparsity: float
+    grid: str
+    macs: int | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What :func:`inspect` found.
+
+    Args:
+        model: What was looked at.
+        inputs: Shape of each input, by name.
+        parameters: How many, tied ones once.
+        macs: For one sample; None where the graph cannot be captured.
+        layers: Every parameter tensor.
+        groups: Coupled channels: name, size, and the axes that change together.
+        prunable: Share of the parameters that stand in a coupled group.
+        fixed: Axes from which nothing can be removed, and why.
+        unknown: Operators that no rule follows; what touches them is left alone.
+        notes: Everything else worth knowing.
+    """
+
+    model: str
+    inputs: dict[str, tuple[int, ...]]
+    parameters: int
+    macs: int | None
+    layers: tuple[LayerFacts, ...]
+    groups: tuple[dict[str, Any], ...]
+    prunable: float
+    fixed: tuple[dict[str, Any], ...]
+    unknown: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "layers": [vars(layer) for layer in self.layers],
+        }
+
+
+def inspect(network: Network) -> Inspection:
+    """Look at a network without changing it.
+
+    Args:
+        network: The network.
+
+    Example:
+        >>> from torch import nn, zeros
+        >>> found = inspect(Network(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), (zeros(2, 3),)))
+        >>> found.parameters, found.macs, found.prunable
+        (26, 20, 0.9230769230769231)
+    """
+    notes = list(network.notes)
+    graph: Graph | None = None
+    try:
+        graph = capture(network)
+    except ModelRefused as error:
+        notes.append(f"{error}. Weights can still be pruned, shared, quantized and packed")
+    by_module = {} if graph is None else {layer.module: layer for layer in cost(network, graph).layers}
+    found = () if graph is None else groups(graph)
+    return Inspection(
+        model=network.source.location or type(network.module).__name__,
+        inputs={name: tuple(tensor.shape[1:]) for name, tensor in zip(network.input_names, network.example_inputs, strict=True)},
+        parameters=sum(parameter.numel() for _, parameter in edits.weights(network.module)),
+        macs=None if graph is None else graph.macs,
+        layers=tuple(_layers(network, by_module)),
+        groups=tuple(
+            {
+                "name": group.name,
+                "size": group.size,
+                "members": [f"{member.tensor}[{member.axis}]" for member in group.members],
+                "ties": list(group.ties),
+            }
+            for group in found
+        ),
+        prunable=0.0 if graph is None else reachable(graph, found),
+        fixed=()
+        if graph is None
+        else tuple({"tensor": f"{fixed.tensor}[{fixed.axis}]", "why": fixed.why} for fixed in fixed_axes(graph)),
+        unknown=() if graph is None else graph.unknown,
+        notes=tuple(notes),
+    )
+
+
+def _layers(network: Network, by_module: dict[str, LayerCost]) -> list[LayerFacts]:
+    stored = edits.tensors(network.module)
+    facts = []
+    for name, parameter in edits.weights(network.module):
+        holder = name.rpartition(".")[0]
+        tensor = stored[name]
+        edit = edits.edit_of(network.module, name)
+        values = edits.value(network.module, name)
+        facts.append(
+            LayerFacts(
+                name=name,
+                kind=type(network.module.get_submodule(holder)).__name__.removeprefix("Parametrized"),
+                shape=tuple(parameter.shape),
+                parameters=parameter.numel(),
+                bytes=parameter.numel() * parameter.element_size(),
+                sparsity=float((values == 0).float().mean()) if parameter.numel() else 0.0,
+                grid=type(edit.grid).__name__ if isinstance(tensor, Quantized) and edit is not None else "",
+                macs=by_module[holder].macs if holder in by_module and parameter.ndim > 1 else None,
+            )
+        )
+    return facts
