@@ -61,7 +61,7 @@ class Cells:
 
     def _check(self, weight: Tensor) -> None:
         if self.channel_axis is not None and not -weight.ndim <= self.channel_axis < weight.ndim:
-            raise UsageError(f"channel_axis is {self.channel_axis}; the weight has {weight.ndim} axes")
+            raise UsageError(f"channel_axis is {self.channel_axis}; it must be an axis of the weight, 0 to {weight.ndim - 1}")
         if self.group is not None and self.group < 1:
             raise UsageError(f"group is {self.group}; it takes 1 or more weights")
 
