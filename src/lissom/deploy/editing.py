@@ -90,6 +90,16 @@ class Editor:
         for node in self.nodes if among is None else among:
             _rename_reads(node, {old: new})
 
+    def remove_constant(self, name: str) -> None:
+        """Take a constant out; its name is free for another value."""
+        del self.constants[name]
+        self.taken.discard(name)
+
+    @property
+    def opset(self) -> int:
+        """The version of the default operator set."""
+        return next(entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx"))
+
     def rename_constant(self, old: str, new: str) -> None:
         """Give a constant another name, in the readers and wherever it is kept."""
         self.constants[new] = self.constants.pop(old)

@@ -21,7 +21,7 @@ from lissom.networks.preprocess import METADATA_KEY, preprocess_dict
 
 __all__ = ["export_module"]
 
-OPSET = 20
+OPSET = 21
 IR_VERSION = 10
 LARGEST = 2**31 - 2**20
 

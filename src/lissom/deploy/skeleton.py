@@ -45,6 +45,9 @@ COMMON = (
 """What graphs are made of: deflate starts with it in its window, so that a small graph costs little."""
 
 
+HELD_TYPES = frozenset(helper.get_all_tensor_dtypes()) - {TensorProto.STRING, TensorProto.UNDEFINED}
+
+
 class Bound(Protocol):
     """What the skeleton needs to know of an initialiser (see ``Binding``)."""
 
@@ -132,6 +135,11 @@ def restore(skeleton: bytes, tensors: Tensors) -> bytes:
         model.ParseFromString(body)
     except DecodeError as error:
         raise CorruptArchive("the network section of the archive is damaged: get the file again") from error
+    # Names that are no UTF-8 come out of protobuf as bytes, and would break whatever handles them.
+    texts = [text for node in model.graph.node for text in (node.op_type, node.name, *node.input, *node.output)]
+    texts += [text for tensor in model.graph.initializer for text in (tensor.name, tensor.doc_string)]
+    if not all(isinstance(text, str) for text in texts):
+        raise CorruptArchive("the network section of the archive has a name that is not text: get the file again")
     if form == 1:
         naming.lengthen(model)
     for tensor in model.graph.initializer:
@@ -189,6 +197,8 @@ def _fill(tensor: TensorProto, tensors: Tensors) -> None:
         raise CorruptArchive(
             f"the tensor {parameter[:80]!r} has shape {array.shape}, its place in the network {list(tensor.dims)}"
         )
+    if tensor.data_type not in HELD_TYPES:
+        raise CorruptArchive(f"the network section gives the tensor {parameter[:80]!r} a type that lissom never writes")
     kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     filled = numpy_helper.from_array(np.ascontiguousarray(array.reshape(list(tensor.dims)).astype(kind)), tensor.name)
     tensor.raw_data = filled.raw_data

@@ -29,7 +29,7 @@ class Target:
     symmetric: bool = False
     per_channel: bool = True
     integer_bias: frozenset[str] = frozenset({"Gemm"})
-    opset: int = 20
+    opset: int = 21
     measured: bool = False
 
 

@@ -17,6 +17,8 @@ from lissom.deploy.editing import Editor, make_node
 __all__ = ["level_type", "place_levels", "place_quantized"]
 
 Array = npt.NDArray[Any]
+WITH_BLOCKS = 21
+"""The operator set from which DequantizeLinear takes 4 and 16 bits, and scales for blocks."""
 
 
 def place_levels(editor: Editor, quantized: Mapping[str, Quantized]) -> list[Binding]:
@@ -59,19 +61,19 @@ def place_quantized(
         kind: The integer type of uniform levels; None for the smallest that holds them.
         with_zero_point: Whether zero points of 0 are written out as well.
     """
-    del editor.constants[name]
+    editor.remove_constant(name)
     if isinstance(stored.decoding, Table):
         return _place_table(editor, name, stored, order)
     return _place_uniform(editor, name, stored, order, kind, with_zero_point)
 
 
-def level_type(lowest: int, highest: int) -> npt.DTypeLike:
-    """The smallest ONNX integer type, signed where it can be, that holds these levels."""
+def level_type(lowest: int, highest: int, opset: int = WITH_BLOCKS) -> npt.DTypeLike:
+    """The smallest integer type, signed where it can be, that holds these levels and that DequantizeLinear takes."""
     for kind, low, high in (
         (ml_dtypes.int4, -8, 7), (ml_dtypes.uint4, 0, 15), (np.int8, -128, 127), (np.uint8, 0, 255),
         (np.int16, -(2**15), 2**15 - 1), (np.uint16, 0, 2**16 - 1),
     ):  # fmt: skip
-        if low <= lowest and highest <= high:
+        if low <= lowest and highest <= high and (opset >= WITH_BLOCKS or kind in (np.int8, np.uint8)):
             return kind
     return np.int32
 
@@ -99,10 +101,13 @@ def _place_uniform(
     decoding = stored.decoding
     assert isinstance(decoding, Uniform)
     order = order or tuple(range(stored.levels.ndim))
+    moved = () if order == tuple(range(stored.levels.ndim)) else order
     levels = stored.levels.transpose(order)
     scale, zero, fields, axis = _for_onnx(decoding, stored.levels.shape, order)
-    kind = kind or level_type(min(int(levels.min(initial=0)), int(zero.min())), max(int(levels.max(initial=0)), int(zero.max())))
-    moved = () if order == tuple(range(levels.ndim)) else order
+    if "block_size" in fields and editor.opset < WITH_BLOCKS:
+        return [Binding(editor.add_constant(name, stored.dense().transpose(order)), name, "values", moved)]
+    ends = np.array([levels.min(initial=0), levels.max(initial=0), zero.min(), zero.max()])
+    kind = kind or level_type(int(ends.min()), int(ends.max()), editor.opset)
     inputs = [editor.add_constant(f"{name}.levels", levels.astype(kind)), editor.add_constant(f"{name}.scale", scale)]
     bindings = [Binding(inputs[0], name, "levels", moved), Binding(inputs[1], name, "scale", moved, axis)]
     if with_zero_point or zero.any():
