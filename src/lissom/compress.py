@@ -21,6 +21,7 @@ from lissom.errors import LimitNotMet, LissomError, UsageError
 from lissom.evidence import gather
 from lissom.files import fingerprint, write_bytes
 from lissom.job import Job, OutOfTime, Progress, Silent, Step
+from lissom.loading import open_any, structure_text
 from lissom.measure.machine import versions
 from lissom.measure.metrics import Metric, as_metric, default_metric
 from lissom.network import Network
@@ -166,7 +167,7 @@ def plan(network: Network | nn.Module | str, data: Any, *, out: str | Path | Non
 
 def _prepare(network: Network | nn.Module | str, data: Any, settings: Options) -> tuple[Network, Job]:
     """Open the network and the data, check that they fit, and put together what steps share."""
-    opened = open_network(network, data=data)
+    opened = open_any(network, data=data) if isinstance(network, str) else open_network(network, data=data)
     samples = load_data(data, opened, seed=settings.seed, task=settings.task)
     return opened, Job(
         data=samples,
@@ -288,7 +289,7 @@ def _safetensors(network: Network) -> bytes:
     from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in edits.state_dict(network.module).items()}
-    return save(state)
+    return save(state, structure_text(network) or None)
 
 
 def raise_if_short(result: Result) -> None:

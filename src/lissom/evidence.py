@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -63,6 +64,8 @@ def gather(
     """
     started = time.monotonic()
     outcome = next(outcome for outcome in outcomes if outcome.name == chosen.name)
+    # What was decided by measuring is written down, so that following the recipe gives the same file.
+    deploy = dataclasses.replace(chosen.recipe.deploy, **outcome.choices)
     metric = _metric(trials, chosen, limits)
     latency = _latency(trials, chosen)
     before, after = _cost(trials.network), _cost(made)
@@ -74,7 +77,7 @@ def gather(
         parameters=BeforeAfter(before=_parameters(trials.network), after=_parameters(made)),
         goal=goal,
         ship=trials.ship,
-        recipe=chosen.recipe.to_dict(),
+        recipe=dataclasses.replace(chosen.recipe, deploy=deploy).to_dict(),
         machine=machine(),
         versions=versions(),
         seed=seed,
@@ -86,7 +89,7 @@ def gather(
         limits=tuple(_limits(limits, metric, outcome.shipped(trials.ship), latency, seconds)),
         trials=tuple(_trial(entry, chosen, limits, trials.ship) for entry in outcomes),
         layers=tuple(_layers(trials.network, made, before, after)),
-        notes=made.notes,
+        notes=tuple(dict.fromkeys((*made.notes, *outcome.notes))),
         command=command,
     )
 
@@ -151,8 +154,17 @@ def _trial(outcome: Outcome, chosen: Candidate, limits: Limits, ship: Ship) -> T
         latency_ms=None if outcome.latency is None else outcome.latency * 1e3,
         seconds=outcome.seconds,
         kept=outcome.name == chosen.name,
-        refused_because=outcome.refused_because or (f"exceeds {', '.join(over)}" if over else ""),
+        refused_because=outcome.refused_because or ", ".join(_exceeds(name, outcome, limits, ship) for name in over),
     )
+
+
+def _exceeds(name: str, outcome: Outcome, limits: Limits, ship: Ship) -> str:
+    """What a candidate has too much of, in words."""
+    if name == "max_drop":
+        return f"lost {100 * (outcome.drop or 0):.2f} %, {100 * (limits.max_drop or 0):.2f} % allowed"
+    if name == "max_size":
+        return f"{outcome.shipped(ship):,} bytes, {limits.max_size:,.0f} allowed"
+    return f"{1e3 * (outcome.latency or 0):.3f} ms, {1e3 * (limits.max_latency or 0):.3f} ms allowed"
 
 
 def _layers(before: Network, after: Network, cost_before: Cost | None, cost_after: Cost | None) -> Iterable[Layer]:

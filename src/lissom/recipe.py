@@ -116,7 +116,9 @@ def _value(value: Any) -> str:
     """A nested step (``{name: {…}}``) reads as a step, anything else as Python writes it."""
     if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), dict):
         return _described(*next(iter(value.items())))
-    return str(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(inner)}" for key, inner in value.items()) or "yes"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def import_steps() -> None:

@@ -55,7 +55,7 @@ def compress(
     """Make a network small (or fast) within limits, and write files, recipe, figures and a report."""
     from lissom.compress import compress as run
     from lissom.compress import plan, raise_if_short
-    from lissom.networks import open_network
+    from lissom.loading import open_any
     from lissom.search.limits import parse_bytes, parse_drop, parse_seconds
 
     arguments: dict[str, Any] = {
@@ -66,7 +66,7 @@ def compress(
         "recipe": recipe, "goal": goal, "ship": ship, "task": task, "seed": seed, "device": device, "force": force, "out": to,
         "command": shlex.join(["lissom", *sys.argv[1:]]),
     }  # fmt: skip
-    network = open_network(model, weights=weights, preprocess=preprocess, input_shapes=shapes, data=data)
+    network = open_any(model, weights=weights, preprocess=preprocess, input_shapes=shapes, data=data)
     if dry_run:
         _print_plan(plan(network, data, **arguments), as_json=as_json)
         return

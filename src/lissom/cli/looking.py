@@ -25,9 +25,9 @@ def inspect(
 ) -> None:
     """Show layers, parameters, MACs, coupled channels, and what can and cannot be made smaller."""
     from lissom.inspection import inspect as run
-    from lissom.networks import open_network
+    from lissom.loading import open_any
 
-    found = run(open_network(model, weights=weights, preprocess=preprocess, input_shapes=shapes))
+    found = run(open_any(model, weights=weights, preprocess=preprocess, input_shapes=shapes))
     if as_json:
         print_json(found.to_dict())
     else:

@@ -29,10 +29,10 @@ def evaluate(
 ) -> None:
     """Measure the metric of a file on the test split, in the runtime that runs it."""
     from lissom.evaluate import evaluate as run
-    from lissom.networks import open_network
+    from lissom.loading import to_run
 
-    network = open_network(model, weights=weights, preprocess=preprocess, input_shapes=shapes, data=data)
-    reference = None if original is None else open_network(original, preprocess=preprocess, data=data)
+    network = to_run(model, weights=weights, preprocess=preprocess, input_shapes=shapes, data=data)
+    reference = None if original is None else to_run(original, preprocess=preprocess, data=data)
     measured = run(network, data, original=reference, task=task, seed=seed)
     if as_json:
         print_json(measured)

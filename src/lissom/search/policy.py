@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 from lissom.data import Data
 from lissom.deploy import Deploy
+from lissom.errors import ModelRefused
+from lissom.graph.capture import capture
+from lissom.graph.groups import groups
 from lissom.network import Network
+from lissom.prune.channels import PruneChannels
 from lissom.prune.schedule import PolynomialDecay
 from lissom.prune.weights import PruneWeights
 from lissom.quantize.weights import QuantizeWeights
@@ -43,10 +47,9 @@ def first_candidates(goal: Goal) -> Fixed:
 
 def knob(goal: Goal, network: Network, data: Data) -> Search:
     """The search that trains: sparsity and bits move together from mild to extreme."""
-    del network
-    if goal == "latency":
-        return Fixed(())
     epochs = max(2, min(20, round(TRAINING_SAMPLES / max(len(data.train), 1))))
+    if goal == "latency":
+        return Bisection(lambda strength: latency_recipe(strength, epochs), rounds=ROUNDS) if _prunable(network) else Fixed(())
     return Bisection(lambda strength: size_recipe(strength, epochs), rounds=ROUNDS)
 
 
@@ -58,11 +61,30 @@ def size_recipe(strength: float, epochs: int) -> Recipe:
     sparsity = 1 - 10 ** -(0.2 + 1.8 * strength)
     decay = PolynomialDecay(initial=0.0, final=round(sparsity, 4), begin=0.0, end=0.7)
     return Recipe((
-        Finetune(epochs=epochs, distill=Distill(), during=PruneWeights(schedule=decay)),
+        Finetune(epochs=epochs, distill=Distill(), during=PruneWeights(allocation="lamp", schedule=decay)),
         ShareWeights(bits=round(7 - 4 * strength)),
         QuantizeWeights(bits=8, granularity="tensor", include=("*bias",)),
         Finetune(epochs=max(1, epochs // 4), learning_rate=2e-4, distill=Distill()),
     ))  # fmt: skip
+
+
+def latency_recipe(strength: float, epochs: int) -> Recipe:
+    """Remove channels by what they matter to the loss, train what is left, and run it in integers.
+
+    Strength 0 keeps nine tenths of the multiply-accumulates, strength 1 a tenth.
+    """
+    return Recipe((
+        PruneChannels(macs=round(0.9 - 0.8 * strength, 4), multiple=4),
+        Finetune(epochs=epochs, learning_rate=5e-4, distill=Distill()),
+    ), Deploy(precision="int8"))  # fmt: skip
+
+
+def _prunable(network: Network) -> bool:
+    """Whether the graph has channels that can go."""
+    try:
+        return bool(groups(capture(network)))
+    except ModelRefused:
+        return False
 
 
 def turn_further(outcome: Outcome, limits: Limits, ship: Ship) -> bool:

@@ -21,6 +21,7 @@ from lissom.deploy import Deployed, Parity, deploy, verify
 from lissom.errors import DeployFailed
 from lissom.files import write_bytes, write_text
 from lissom.job import Job, OutOfTime
+from lissom.loading import structure_text
 from lissom.measure.latency import Timing, compare
 from lissom.measure.metrics import Measured, Metric, divergence, scores_of
 from lissom.network import Network
@@ -54,6 +55,8 @@ class Outcome:
         seconds: How long the trial took.
         refused_because: Why no file could be made, or handed over.
         recipe: What was done, in one line.
+        choices: Fields of ``Deploy`` that were decided by measuring.
+        notes: What deploying left alone or decided.
         parity: How close the file is to the network, by the names of :class:`lissom.deploy.Parity`.
     """
 
@@ -71,6 +74,8 @@ class Outcome:
     refused_because: str = ""
     recipe: str = ""
     parity: dict[str, Any] | None = None
+    choices: dict[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def shipped(self, ship: Ship) -> int | None:
         """Bytes of the file that ships."""
@@ -164,7 +169,7 @@ class Trials:
         self._made = (candidate.name, made)
         deployed = self.deploy(made, candidate.recipe)
         deployed.save(folder / "model.onnx")
-        write_bytes(folder / "model.lissom", deployed.archive("best"))
+        write_bytes(folder / "model.lissom", deployed.archive("best", structure_text(made)))
         weights = encode(edits.tensors(made.module), effort="best")
         parity = self.prove(deployed, made)
         measured, distance = self.score(folder / "model.onnx", self.job.data.validation, self.reference)
@@ -180,6 +185,8 @@ class Trials:
             archive=(folder / "model.lissom").stat().st_size,
             weights=len(weights),
             parity=dataclasses.asdict(parity),
+            choices=dict(deployed.choices),
+            notes=deployed.notes,
             latency=None if timing is None else timing.after.p10,
             latency_before=None if timing is None else timing.before.p10,
         )
