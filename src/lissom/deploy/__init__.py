@@ -5,7 +5,7 @@ What the rest of lissom calls:
     deploy(network, settings=Deploy(), calibration=None) -> Deployed
         ``calibration`` is an iterable of tuples of tensors or arrays, one tuple a batch, as the network takes them
         (a list, or anything that can be iterated more than once; a generator is kept in memory). It is needed for
-        ``precision="int8"`` and helps ``"int8-dynamic"`` and ``"float16"`` not at all.
+        ``precision="int8"`` and for nothing else.
     Deployed.save(path)                      the ONNX file, whole or not at all
     Deployed.to_bytes() -> bytes             the same bytes, always the same for the same network and settings
     Deployed.archive(effort) -> bytes        ``model.lissom``: its tensors coded, and the graph as network section

@@ -52,7 +52,9 @@ def deploy(network: Network, settings: Deploy | None = None, calibration: Inputs
     chosen = settings if settings is not None else Deploy()
     targets.row(chosen.target)
     if chosen.precision == "int8" and calibration is None:
-        raise UsageError("precision 'int8' takes the ranges of activations from data: give calibration inputs, or 'int8-dynamic'")
+        raise UsageError(
+            "precision 'int8' takes the ranges of activations from data: give calibration inputs, or use precision 'float32'"
+        )
     batches = None if calibration is None else calibration if not isinstance(calibration, Iterator) else list(calibration)
     return PRECISIONS[chosen.precision](plain(network, chosen), chosen, batches)
 

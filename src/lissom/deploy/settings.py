@@ -10,7 +10,7 @@ from lissom.job import value_class
 
 __all__ = ["Deploy", "Precision", "Ranges", "Types"]
 
-Precision = Literal["float32", "float16", "int8", "int8-dynamic"]
+Precision = Literal["float32", "int8"]
 Types = Literal["auto", "U8S8", "S8S8", "U8U8", "U8S7"]
 Ranges = Literal["auto", "minmax", "percentile", "std", "mse", "kl"]
 
@@ -22,9 +22,7 @@ class Deploy:
     Args:
         target: A row of the table of targets: ``"this-machine"`` (integer types chosen by measuring on this CPU),
             ``"onnxruntime-cpu"``, ``"openvino"``, ``"tensorrt"`` or ``"portable"``.
-        precision: ``"float32"``; ``"float16"`` (weights and arithmetic in half precision, float32 in and out);
-            ``"int8"`` (weights and activations, ranges calibrated); ``"int8-dynamic"`` (matrix products only,
-            activation ranges found at run time).
+        precision: ``"float32"``, or ``"int8"`` (weights and activations, the ranges of activations from data).
         types: Integer types of activations and weights, with their bits: ``"U8S8"``, ``"S8S8"``, ``"U8U8"``, ``"U8S7"``
             (7-bit weights, for CPUs whose 8-bit sums saturate); ``"auto"`` leaves it to the target.
         ranges: How activation ranges are taken from what was observed: ``"minmax"``, ``"percentile"``, ``"std"``
