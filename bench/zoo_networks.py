@@ -73,8 +73,12 @@ ZOO: tuple[Entry, ...] = (
     Entry("mobilenet_v2", "MobileNetV2Model", {"depth_multiplier": 0.35, "output_stride": 32}, "image"),
     Entry("efficientnet", "EfficientNetModel", {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}, "image"),
     Entry("poolformer", "PoolFormerModel", {**STAGES, "num_encoder_blocks": 4}, "image"),
-    Entry("focalnet", "FocalNetModel", {"embed_dim": 32, "hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 2, 1],
-          "image_size": 64, "patch_size": 4}, "image"),  # fmt: skip
+    Entry(
+        "focalnet",
+        "FocalNetModel",
+        {"embed_dim": 32, "hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 2, 1], "image_size": 64, "patch_size": 4},
+        "image",
+    ),
     Entry("textnet", "TextNetModel", {}, "image"),
     # Vision: transformers
     Entry("vit", "ViTModel", VIT, "image32"),
@@ -83,25 +87,74 @@ ZOO: tuple[Entry, ...] = (
     Entry("dinov2", "Dinov2Model", VIT, "image32"),
     Entry("vit_msn", "ViTMSNModel", VIT, "image32"),
     Entry("yolos", "YolosModel", VIT | {"image_size": [32, 32], "num_detection_tokens": 5}, "image32"),
-    Entry("swin", "SwinModel", {"embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 32,
-          "patch_size": 2}, "image32"),  # fmt: skip
-    Entry("swinv2", "Swinv2Model", {"embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 32,
-          "patch_size": 2}, "image32"),  # fmt: skip
-    Entry("segformer", "SegformerModel", {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1],
-          "num_attention_heads": [2, 2, 4, 4]}, "image"),  # fmt: skip
-    Entry("pvt", "PvtModel", {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1], "num_attention_heads": [2, 2, 4, 4],
-          "image_size": 64}, "image"),  # fmt: skip
-    Entry("mobilevit", "MobileViTModel", {"hidden_sizes": [32, 48, 64], "neck_hidden_sizes": [16, 32, 32, 48, 64, 80, 96],
-          "num_attention_heads": 4, "mlp_ratio": 4.0, "image_size": 64}, "image"),  # fmt: skip
-    Entry("levit", "LevitModel", {"hidden_sizes": [64, 96, 128], "num_attention_heads": [4, 6, 8], "depths": [1, 1, 1],
-          "key_dim": [16, 16, 16], "image_size": 64}, "image"),  # fmt: skip
+    Entry(
+        "swin",
+        "SwinModel",
+        {"embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 32, "patch_size": 2},
+        "image32",
+    ),
+    Entry(
+        "swinv2",
+        "Swinv2Model",
+        {"embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 32, "patch_size": 2},
+        "image32",
+    ),
+    Entry(
+        "segformer",
+        "SegformerModel",
+        {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1], "num_attention_heads": [2, 2, 4, 4]},
+        "image",
+    ),
+    Entry(
+        "pvt",
+        "PvtModel",
+        {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1], "num_attention_heads": [2, 2, 4, 4], "image_size": 64},
+        "image",
+    ),
+    Entry(
+        "mobilevit",
+        "MobileViTModel",
+        {
+            "hidden_sizes": [32, 48, 64],
+            "neck_hidden_sizes": [16, 32, 32, 48, 64, 80, 96],
+            "num_attention_heads": 4,
+            "mlp_ratio": 4.0,
+            "image_size": 64,
+        },
+        "image",
+    ),
+    Entry(
+        "levit",
+        "LevitModel",
+        {
+            "hidden_sizes": [64, 96, 128],
+            "num_attention_heads": [4, 6, 8],
+            "depths": [1, 1, 1],
+            "key_dim": [16, 16, 16],
+            "image_size": 64,
+        },
+        "image",
+    ),
     Entry("dpt", "DPTModel", VIT, "image32"),
-    Entry("detr", "DetrModel", {
-        "d_model": HIDDEN, "encoder_layers": LAYERS, "decoder_layers": LAYERS, "encoder_attention_heads": HEADS,
-        "decoder_attention_heads": HEADS, "encoder_ffn_dim": WIDE, "decoder_ffn_dim": WIDE, "num_queries": 6,
-        "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None,
-        "backbone_config": ("ResNetConfig", {"embedding_size": 32, **STAGES, "out_features": ["stage4"]}),
-    }, "image"),  # fmt: skip
+    Entry(
+        "detr",
+        "DetrModel",
+        {
+            "d_model": HIDDEN,
+            "encoder_layers": LAYERS,
+            "decoder_layers": LAYERS,
+            "encoder_attention_heads": HEADS,
+            "decoder_attention_heads": HEADS,
+            "encoder_ffn_dim": WIDE,
+            "decoder_ffn_dim": WIDE,
+            "num_queries": 6,
+            "use_timm_backbone": False,
+            "use_pretrained_backbone": False,
+            "backbone": None,
+            "backbone_config": ("ResNetConfig", {"embedding_size": 32, **STAGES, "out_features": ["stage4"]}),
+        },
+        "image",
+    ),
     # Text: encoders
     Entry("bert", "BertModel", BERT, "text"),
     Entry("roberta", "RobertaModel", BERT, "text"),
@@ -109,34 +162,118 @@ ZOO: tuple[Entry, ...] = (
     Entry("camembert", "CamembertModel", BERT, "text"),
     Entry("electra", "ElectraModel", BERT | {"embedding_size": HIDDEN}, "text"),
     Entry("albert", "AlbertModel", BERT | {"embedding_size": 32}, "text"),
-    Entry("distilbert", "DistilBertModel", {"dim": HIDDEN, "n_heads": HEADS, "n_layers": LAYERS, "hidden_dim": WIDE,
-          "vocab_size": WORDS, "max_position_embeddings": 64}, "text"),  # fmt: skip
+    Entry(
+        "distilbert",
+        "DistilBertModel",
+        {
+            "dim": HIDDEN,
+            "n_heads": HEADS,
+            "n_layers": LAYERS,
+            "hidden_dim": WIDE,
+            "vocab_size": WORDS,
+            "max_position_embeddings": 64,
+        },
+        "text",
+    ),
     Entry("mpnet", "MPNetModel", BERT, "text"),
     Entry("deberta", "DebertaModel", BERT, "text"),
     Entry("deberta_v2", "DebertaV2Model", BERT, "text"),
-    Entry("modernbert", "ModernBertModel", BERT | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1,
-          "sep_token_id": 2}, "text"),  # fmt: skip
+    Entry(
+        "modernbert",
+        "ModernBertModel",
+        BERT | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
+        "text",
+    ),
     Entry("convbert", "ConvBertModel", BERT | {"embedding_size": HIDDEN}, "text"),
-    Entry("fnet", "FNetModel", {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "intermediate_size": WIDE,
-          "vocab_size": WORDS, "max_position_embeddings": 64}, "text"),  # fmt: skip
+    Entry(
+        "fnet",
+        "FNetModel",
+        {
+            "hidden_size": HIDDEN,
+            "num_hidden_layers": LAYERS,
+            "intermediate_size": WIDE,
+            "vocab_size": WORDS,
+            "max_position_embeddings": 64,
+        },
+        "text",
+    ),
     Entry("squeezebert", "SqueezeBertModel", BERT | {"embedding_size": HIDDEN}, "text"),
     Entry("roformer", "RoFormerModel", BERT | {"embedding_size": HIDDEN}, "text"),
-    Entry("xlnet", "XLNetModel", {"d_model": HIDDEN, "n_head": HEADS, "n_layer": LAYERS, "d_inner": WIDE,
-          "vocab_size": WORDS}, "text"),  # fmt: skip
+    Entry(
+        "xlnet",
+        "XLNetModel",
+        {"d_model": HIDDEN, "n_head": HEADS, "n_layer": LAYERS, "d_inner": WIDE, "vocab_size": WORDS},
+        "text",
+    ),
     # Text: decoders
-    Entry("gpt2", "GPT2Model", {"n_embd": HIDDEN, "n_head": HEADS, "n_layer": LAYERS, "vocab_size": WORDS, "n_positions": 64,
-          "use_cache": False}, "text"),  # fmt: skip
-    Entry("gpt_neo", "GPTNeoModel", {"hidden_size": HIDDEN, "num_heads": HEADS, "num_layers": 2, "vocab_size": WORDS,
-          "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 64, "use_cache": False}, "text"),  # fmt: skip
+    Entry(
+        "gpt2",
+        "GPT2Model",
+        {"n_embd": HIDDEN, "n_head": HEADS, "n_layer": LAYERS, "vocab_size": WORDS, "n_positions": 64, "use_cache": False},
+        "text",
+    ),
+    Entry(
+        "gpt_neo",
+        "GPTNeoModel",
+        {
+            "hidden_size": HIDDEN,
+            "num_heads": HEADS,
+            "num_layers": 2,
+            "vocab_size": WORDS,
+            "attention_types": [[["global", "local"], 1]],
+            "max_position_embeddings": 64,
+            "use_cache": False,
+        },
+        "text",
+    ),
     Entry("gpt_neox", "GPTNeoXModel", BERT | {"use_cache": False}, "text"),
-    Entry("gptj", "GPTJModel", {"n_embd": HIDDEN, "n_head": HEADS, "n_layer": LAYERS, "vocab_size": WORDS, "n_positions": 64,
-          "rotary_dim": 8, "use_cache": False}, "text"),  # fmt: skip
-    Entry("opt", "OPTModel", {"hidden_size": HIDDEN, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS, "ffn_dim": WIDE,
-          "vocab_size": WORDS, "max_position_embeddings": 64, "word_embed_proj_dim": HIDDEN, "use_cache": False}, "text"),  # fmt: skip
-    Entry("bloom", "BloomModel", {"hidden_size": HIDDEN, "n_head": HEADS, "n_layer": LAYERS, "vocab_size": WORDS,
-          "use_cache": False}, "text"),  # fmt: skip
-    Entry("falcon", "FalconModel", {"hidden_size": HIDDEN, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS,
-          "vocab_size": WORDS, "use_cache": False}, "text"),  # fmt: skip
+    Entry(
+        "gptj",
+        "GPTJModel",
+        {
+            "n_embd": HIDDEN,
+            "n_head": HEADS,
+            "n_layer": LAYERS,
+            "vocab_size": WORDS,
+            "n_positions": 64,
+            "rotary_dim": 8,
+            "use_cache": False,
+        },
+        "text",
+    ),
+    Entry(
+        "opt",
+        "OPTModel",
+        {
+            "hidden_size": HIDDEN,
+            "num_attention_heads": HEADS,
+            "num_hidden_layers": LAYERS,
+            "ffn_dim": WIDE,
+            "vocab_size": WORDS,
+            "max_position_embeddings": 64,
+            "word_embed_proj_dim": HIDDEN,
+            "use_cache": False,
+        },
+        "text",
+    ),
+    Entry(
+        "bloom",
+        "BloomModel",
+        {"hidden_size": HIDDEN, "n_head": HEADS, "n_layer": LAYERS, "vocab_size": WORDS, "use_cache": False},
+        "text",
+    ),
+    Entry(
+        "falcon",
+        "FalconModel",
+        {
+            "hidden_size": HIDDEN,
+            "num_attention_heads": HEADS,
+            "num_hidden_layers": LAYERS,
+            "vocab_size": WORDS,
+            "use_cache": False,
+        },
+        "text",
+    ),
     Entry("llama", "LlamaModel", LLAMA, "text"),
     Entry("mistral", "MistralModel", LLAMA, "text"),
     Entry("gemma", "GemmaModel", LLAMA | {"head_dim": 16}, "text"),
@@ -156,21 +293,45 @@ ZOO: tuple[Entry, ...] = (
     Entry("pegasus", "PegasusModel", BART, "text2text", {"use_cache": False}),
     Entry("marian", "MarianModel", BART, "text2text", {"use_cache": False}),
     # Speech and audio
-    Entry("whisper", "WhisperModel", BART | {"num_mel_bins": 20, "max_source_positions": 16, "max_target_positions": 32},
-          "mel2text", {"use_cache": False}),  # fmt: skip
+    Entry(
+        "whisper",
+        "WhisperModel",
+        BART | {"num_mel_bins": 20, "max_source_positions": 16, "max_target_positions": 32},
+        "mel2text",
+        {"use_cache": False},
+    ),
     Entry("wav2vec2", "Wav2Vec2Model", WAV2VEC2, "wave"),
     Entry("hubert", "HubertModel", WAV2VEC2, "wave"),
     Entry("wavlm", "WavLMModel", WAV2VEC2, "wave"),
-    Entry("audio_spectrogram_transformer", "ASTModel", {"hidden_size": HIDDEN, "num_attention_heads": HEADS,
-          "num_hidden_layers": LAYERS, "intermediate_size": WIDE, "patch_size": 8, "max_length": 32, "num_mel_bins": 16,
-          "frequency_stride": 8, "time_stride": 8}, "spectrogram"),  # fmt: skip
+    Entry(
+        "audio_spectrogram_transformer",
+        "ASTModel",
+        {
+            "hidden_size": HIDDEN,
+            "num_attention_heads": HEADS,
+            "num_hidden_layers": LAYERS,
+            "intermediate_size": WIDE,
+            "patch_size": 8,
+            "max_length": 32,
+            "num_mel_bins": 16,
+            "frequency_stride": 8,
+            "time_stride": 8,
+        },
+        "spectrogram",
+    ),
     # Several kinds of input
-    Entry("clip", "CLIPModel", {
-        "text_config": BERT | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}, "vision_config": VIT,
-        "projection_dim": 32,
-    }, "image_and_text"),  # fmt: skip
+    Entry(
+        "clip",
+        "CLIPModel",
+        {
+            "text_config": BERT | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+            "vision_config": VIT,
+            "projection_dim": 32,
+        },
+        "image_and_text",
+    ),
     Entry("siglip", "SiglipModel", {"text_config": BERT | {"projection_size": HIDDEN}, "vision_config": VIT}, "image_and_text"),
-)  # fmt: skip
+)
 
 
 def _words(length: int = LENGTH) -> Tensor:

@@ -249,8 +249,8 @@ class Attention(nn.Module):
 def grouped_queries():
     return Attention(), (torch.randn(2, 5, 8),), {
         "query.weight[0] 1/3": [
-            ("query.weight", 0, tuple(range(12, 24))), ("query.bias", 0, tuple(range(12, 24))), ("key.weight", 0, tuple(range(6, 12))),
-            ("key.bias", 0, tuple(range(6, 12))), ("value.weight", 0, tuple(range(6, 12))), ("value.bias", 0, tuple(range(6, 12))),
+            *((f"query.{part}", 0, tuple(range(12, 24))) for part in ("weight", "bias")),
+            *((f"{name}.{part}", 0, tuple(range(6, 12))) for name in ("key", "value") for part in ("weight", "bias")),
             ("out.weight", 1, tuple(range(12, 24))),
         ],
     }  # fmt: skip
