@@ -14,6 +14,7 @@ from torch.fx import Interpreter, Node
 
 from lissom import edits
 from lissom.deploy.deployed import Deployed
+from lissom.deploy.export import quiet
 from lissom.deploy.fold import fold_batch_norm
 from lissom.errors import DeployFailed
 from lissom.network import Network
@@ -98,10 +99,13 @@ def _captured_values(network: Network, batch: Sequence[Array], wanted: set[str])
     keep = {name for name, edit in quantized.items() if edit.grid is not None}
     fold_batch_norm(copied.module, copied.example_inputs, keep=keep)
     try:
-        program = torch.export.export(copied.module, tuple(torch.from_numpy(array) for array in batch), strict=False)
+        with quiet():
+            program = torch.export.export(
+                copied.module, tuple(torch.from_numpy(array) for array in batch), strict=False
+            ).run_decompositions()
     except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:  # noqa: SLF001
         raise DeployFailed(f"the network cannot be captured to find where its file departs: {error}") from error
-    module = program.run_decompositions().module()
+    module = program.module()
     recorder = _Recorder(module, wanted)
     with torch.no_grad():
         recorder.run(*(torch.from_numpy(array) for array in batch))

@@ -19,7 +19,7 @@ from lissom.errors import DeployFailed
 from lissom.network import Network
 from lissom.networks.preprocess import METADATA_KEY, preprocess_dict
 
-__all__ = ["export_module"]
+__all__ = ["export_module", "quiet"]
 
 OPSET = 21
 IR_VERSION = 10
@@ -43,7 +43,7 @@ def export_module(network: Network, *, opset: int = OPSET) -> ModelProto:
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.module.state_dict().values())
     if size > LARGEST:
         raise DeployFailed(f"the network has {size:,} bytes of weights, and one ONNX file holds at most 2 GB: quantize it first")
-    with _quiet():
+    with quiet():
         try:
             program = torch.onnx.export(
                 network.module,
@@ -79,7 +79,7 @@ def _dynamic_shapes(network: Network) -> tuple[Any, ...]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter warns of its own internals and of packages that lissom does not need."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration")]
     levels = [logger.level for logger in loggers]
