@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,12 @@ class Reader:
         self.directory, self._blocks = _opened(self._data, limit)
         self.metadata = self.directory.metadata
         self.entries = {entry.name: entry for entry in self.directory.entries}
+        self._index = {name: index for index, name in enumerate(self.entries)}
         self._chunks = plan(self.directory.entries)
+        self._where: dict[int, list[int]] = {}
+        for number, chunk in enumerate(self._chunks):
+            for part in chunk:
+                self._where.setdefault(part.index, []).append(number)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
@@ -125,9 +131,8 @@ class Reader:
         return len(self.entries)
 
     def __getitem__(self, name: str) -> Tensor:
-        index = list(self.entries).index(name)
-        chunks = [number for number, chunk in enumerate(self._chunks) if any(part.index == index for part in chunk)]
-        return self._decoded(chunks, {index}, 1)[index]
+        index = self._index[name]
+        return self._decoded(self._where[index], {index}, 1)[index]
 
     def tensors(self, *, threads: int | None = None) -> dict[str, Tensor]:
         """Every tensor by name."""
@@ -170,7 +175,7 @@ class Reader:
 def _finished(entry: Entry, array: npt.NDArray[Any], decoding: Table | Uniform | None) -> Tensor:
     if decoding is None:
         return array
-    return from_symbols(array, decoding, entry.dtype, masked=entry.kind.startswith("masked"))
+    return from_symbols(array, decoding, entry.dtype, entry.kind.partition(" ")[0])
 
 
 def _prepared(name: str, tensor: Tensor) -> Tensor:
@@ -194,6 +199,8 @@ def _entry(name: str, tensor: Tensor) -> Entry:
     if not isinstance(tensor, Quantized):
         return Entry(name, "plain", tensor.dtype.name, tensor.shape)
     kind = "table" if isinstance(tensor.decoding, Table) else "uniform"
+    if tensor.trellis:
+        return Entry(name, f"trellis {kind}", tensor.dtype, tensor.shape)
     return Entry(name, kind if tensor.mask is None else f"masked {kind}", tensor.dtype, tensor.shape)
 
 
@@ -316,6 +323,9 @@ def _trailer(data: memoryview) -> tuple[int, int]:
 
 
 def _check_sizes(directory: Directory, blocks: int, limit: int) -> None:
+    for entry in directory.entries:
+        if prod(max(length, 1) for length in entry.shape) > 1 << 48:
+            raise CorruptArchive(f"tensor {entry.name!r} declares the shape {entry.shape}: the file was altered")
     declared = sum(
         entry.size * (dtype_named(entry.dtype).itemsize if entry.kind == "plain" else 4) for entry in directory.entries
     )

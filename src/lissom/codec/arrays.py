@@ -43,10 +43,7 @@ def _choose(bits: Bits, name: str) -> int:
     if bits.size == 0 or (bits == bits.flat[0]).all():
         return CONSTANT
     if name in FLOATS:
-        sample = np.unique(bits.reshape(-1)[: 2 * MANY])
-        if len(sample) * 4 > min(bits.size, 2 * MANY) or len(sample) > MANY:
-            return FLOAT
-        return TABLE if len(np.unique(bits)) <= min(MANY, bits.size // 3) else FLOAT
+        return TABLE if _repeats(bits) else FLOAT
     signed = _signed(bits, name)
     if int(signed.min()) < -(2**31) or int(signed.max()) >= 2**31:
         return HALVES
@@ -56,6 +53,21 @@ def _choose(bits: Bits, name: str) -> int:
         if steps.max() < 2**31 and 4 * int(steps.sum()) < int(np.abs(wide).sum()):
             return DIFFERENCE
     return INTEGER
+
+
+def _repeats(bits: Bits) -> bool:
+    """Whether so few values occur that a table of them, and ranks, cost less than the values themselves."""
+    if len(np.unique(bits.reshape(-1)[: 2 * MANY])) > min(bits.size, 2 * MANY) // 2:
+        return False
+    values, counts = np.unique(bits, return_counts=True)
+    if len(values) > MANY:
+        return False
+    share = counts / bits.size
+    zeros = share[values == 0].sum()
+    each = 7 * bits.itemsize  # bits that a value of its own takes, about
+    ranks = -(share * np.log2(share)).sum() * bits.size
+    mask = -(zeros * np.log2(max(zeros, 1e-9)) + (1 - zeros) * np.log2(max(1 - zeros, 1e-9))) * bits.size
+    return bool(ranks + each * len(values) < mask + each * (1 - zeros) * bits.size)
 
 
 def _signed(bits: Bits, name: str) -> Bits:

@@ -12,7 +12,7 @@ from lissom.errors import CorruptArchive
 
 __all__ = ["KINDS", "Directory", "Entry", "Part", "plan"]
 
-KINDS = ("plain", "table", "uniform", "masked table", "masked uniform")
+KINDS = ("plain", "table", "uniform", "masked table", "masked uniform", "trellis uniform")
 """How a tensor is stored; their order is part of the format."""
 
 CHUNK = 1 << 20  # positions in one chunk: what one thread works on, and what reading one tensor costs at most

@@ -142,16 +142,16 @@ def code_levels(decoding, data, state, levels, width, unary, link, activity, mod
             kernel_sum = 0
             seen = r * kernel
             for k in range(kernel):
-                left = levels[r, c - 1, k] if c > 0 else 0
-                left2 = levels[r, c - 2, k] if c > 1 else 0
-                up = levels[r - 1, c, k] if r > 0 else 0
-                up2 = levels[r - 2, c, k] if r > 1 else 0
-                corner = levels[r - 1, c - 1, k] if r > 0 and c > 0 else 0
-                previous = levels[r, c, k - 1] if k > 0 else 0
-                above = levels[r, c, k - width] if k >= width else 0
+                left = np.int64(levels[r, c - 1, k]) if c > 0 else 0
+                left2 = np.int64(levels[r, c - 2, k]) if c > 1 else 0
+                up = np.int64(levels[r - 1, c, k]) if r > 0 else 0
+                up2 = np.int64(levels[r - 2, c, k]) if r > 1 else 0
+                corner = np.int64(levels[r - 1, c - 1, k]) if r > 0 and c > 0 else 0
+                previous = np.int64(levels[r, c, k - 1]) if k > 0 else 0
+                above = np.int64(levels[r, c, k - width]) if k >= width else 0
                 if kernel == 1 and width > 1 and c >= width:
-                    above = levels[r, c - width, 0]
-                right = levels[r - 1, c + 1, k] if r > 0 and c + 1 < columns else 0
+                    above = np.int64(levels[r, c - width, 0])
+                right = np.int64(levels[r - 1, c + 1, k]) if r > 0 and c + 1 < columns else 0
                 a, b, p, v = abs(left), abs(up), abs(previous), abs(above)
                 near = 2 * (a + b + p + v) + abs(corner) + abs(right) + abs(left2) + abs(up2)
                 column = min(max(_logarithm(16 * column_sum[c] + 8) - _logarithm(seen + k + 2) + 8, 0), 63)

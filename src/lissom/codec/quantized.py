@@ -40,7 +40,9 @@ def checked(name: str, tensor: Quantized) -> Quantized:
     fits = scale.ndim in (0, levels.ndim) and all(1 <= entries <= length or entries == length for entries, length in axes)
     if not fits:
         raise InputRefused(f"{name}: scales of shape {scale.shape} do not fit levels of shape {levels.shape}")
-    return Quantized(levels, Uniform(scale, zero_point), tensor.mask, tensor.dtype)
+    if tensor.trellis and (zero_point.any() or tensor.mask is not None):
+        raise InputRefused(f"{name}: levels on a trellis take neither a zero point nor a mask")
+    return Quantized(levels, Uniform(scale, zero_point), tensor.mask, tensor.dtype, tensor.trellis)
 
 
 def code_decoding(stream: Stream, decoding: Table | Uniform | None, shape: tuple[int, ...], *, table: bool) -> Table | Uniform:
@@ -66,7 +68,18 @@ def _coded(stream: Stream, array: npt.NDArray[Any], shape: tuple[int, ...], dtyp
 
 
 def to_symbols(tensor: Quantized) -> Symbols:
-    """The levels as signed symbols that are small where values are small, and zero where they are masked."""
+    """The levels as signed symbols that are small where values are small, and zero where they are masked.
+
+    Raises:
+        InputRefused: levels that claim to follow the trellis, and leave it.
+    """
+    if tensor.trellis:
+        from lissom.codec import trellis
+
+        indices = np.empty(tensor.shape, np.int32)
+        if not trellis.to_indices(np.ascontiguousarray(tensor.levels).reshape(-1), indices.reshape(-1)):
+            raise InputRefused("the levels leave the trellis that they claim to follow: give trellis=False")
+        return indices
     if isinstance(tensor.decoding, Table):
         order, place = signed_ranks(tensor.decoding.values.view(np.uint32))
         ranks = np.empty(len(order), np.int32)
@@ -79,14 +92,20 @@ def to_symbols(tensor: Quantized) -> Symbols:
     return np.ascontiguousarray(symbols, np.int32).reshape(tensor.shape)
 
 
-def from_symbols(symbols: Symbols, decoding: Table | Uniform, dtype: str, *, masked: bool) -> Quantized:
+def from_symbols(symbols: Symbols, decoding: Table | Uniform, dtype: str, form: str) -> Quantized:
     """The tensor that :func:`to_symbols` took apart; levels under the mask are 0.
 
     Raises:
         CorruptArchive: a symbol points outside the table.
     """
-    mask = symbols != 0 if masked else None
-    if masked:
+    if form == "trellis":
+        from lissom.codec import trellis
+
+        levels = np.empty(symbols.shape, np.int32)
+        trellis.from_indices(np.ascontiguousarray(symbols).reshape(-1), levels.reshape(-1))
+        return Quantized(levels, decoding, None, dtype, trellis=True)
+    mask = symbols != 0 if form == "masked" else None
+    if mask is not None:
         symbols = symbols - (symbols > 0)
     if isinstance(decoding, Table):
         order, place = signed_ranks(decoding.values.view(np.uint32))

@@ -67,9 +67,9 @@ def code_levels(decoding, data, state, levels, width, unary, link, activity, mod
         for c in range(columns):
             mean = column_mean[c]
             for k in range(kernel):
-                left = levels[r, c - 1, k] if c > 0 else 0
-                up = levels[r - 1, c, k] if r > 0 else 0
-                previous = levels[r, c, k - 1] if k > 0 else 0
+                left = np.int64(levels[r, c - 1, k]) if c > 0 else 0
+                up = np.int64(levels[r - 1, c, k]) if r > 0 else 0
+                previous = np.int64(levels[r, c, k - 1]) if k > 0 else 0
                 near = 2 * (abs(left) + abs(up)) + 3 * abs(previous) if kernel > 1 else 3 * (abs(left) + abs(up))
                 context = (_steps(NEAR - 1, near) * ACTIVE + _steps(2 * ACTIVE - 1, mean >> 4) // 2) * ACTIVE
                 context = (context + _steps(2 * ACTIVE - 1, row_mean >> 4) // 2) * BINS

@@ -73,6 +73,8 @@ class Quantized:
             nothing is masked. Levels under a False are not stored and come back as 0. It is only needed
             where the decoding has no exact zero.
         dtype: numpy name of the dtype that the values are handed back in (``"float32"``, ``"float16"``).
+        trellis: the levels, in C order, follow the trellis of :mod:`lissom.codec.trellis`, and are coded by their
+            indices in it; only with :class:`Uniform`, zero point 0 and no mask.
 
     Example:
         >>> q = Quantized(np.array([[0, 2], [1, 0]], np.int32), Table(np.float32([0, 0.5, -1])))
@@ -84,6 +86,7 @@ class Quantized:
     decoding: Table | Uniform
     mask: npt.NDArray[np.bool_] | None = None
     dtype: str = "float32"
+    trellis: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

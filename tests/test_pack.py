@@ -1,0 +1,111 @@
+"""pack and unpack give back what they took, and refuse what would run code or is the wrong base."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lissom.errors import CorruptArchive, InputRefused, ModelRefused, UsageError
+from lissom.pack import open as open_archive
+from lissom.pack import pack, unpack
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    return {
+        "a.weight": torch.randn(60, 40),
+        "a.bias": torch.randn(60).bfloat16(),
+        "count": torch.tensor(5),
+        "flags": torch.rand(4, 4) > 0.5,
+        "empty": torch.zeros(0, 3),
+    }
+
+
+def same(path: Path, expected: dict[str, torch.Tensor]) -> None:
+    found = torch.load(path, weights_only=True)
+    assert sorted(found) == sorted(expected)
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor)
+
+
+def test_pt_and_safetensors_come_back_exactly(tmp_path, state):
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "m.pt")
+    written = pack(tmp_path / "m.pt", tmp_path / "m.lissom")
+    assert list(written) == list(state)
+    unpack(tmp_path / "m.lissom", tmp_path / "back.pt")
+    same(tmp_path / "back.pt", state)
+    unpack(tmp_path / "m.lissom", tmp_path / "m.safetensors")
+    pack(tmp_path / "m.safetensors", tmp_path / "again.lissom", effort="fast")
+    unpack(tmp_path / "again.lissom", tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
+
+
+def test_a_difference_to_a_base_is_exact_smaller_and_tied_to_its_base(tmp_path, state):
+    tuned = {
+        name: value + 1e-5 * torch.randn(value.shape) if value.dtype == torch.float32 else value for name, value in state.items()
+    }
+    torch.save(state, tmp_path / "base.pt")
+    torch.save(tuned, tmp_path / "tuned.pt")
+    pack(tmp_path / "tuned.pt", tmp_path / "whole.lissom")
+    pack(tmp_path / "tuned.pt", tmp_path / "delta.lissom", base=tmp_path / "base.pt")
+    assert (tmp_path / "delta.lissom").stat().st_size < 0.7 * (tmp_path / "whole.lissom").stat().st_size
+    unpack(tmp_path / "delta.lissom", tmp_path / "back.pt", base=tmp_path / "base.pt")
+    same(tmp_path / "back.pt", tuned)
+    with pytest.raises(InputRefused, match="--base"):
+        unpack(tmp_path / "delta.lissom", tmp_path / "back.pt")
+    with pytest.raises(InputRefused, match="not the file"):
+        unpack(tmp_path / "delta.lissom", tmp_path / "back.pt", base=tmp_path / "tuned.pt")
+
+
+def test_quality_keeps_its_signal_to_noise_ratio(tmp_path):
+    weights = torch.randn(128, 64)
+    torch.save({"w": weights}, tmp_path / "m.pt")
+    sizes = []
+    for quality in (20.0, 40.0):
+        pack(tmp_path / "m.pt", tmp_path / "m.lissom", quality=quality)
+        values = np.asarray(open_archive(tmp_path / "m.lissom")["w"].dense())
+        noise = float(((values - weights.numpy()) ** 2).mean())
+        assert noise <= float((weights**2).mean()) / 10 ** (quality / 10)
+        sizes.append((tmp_path / "m.lissom").stat().st_size)
+    assert sizes[0] < sizes[1] < weights.numel() * 4 / 4
+
+
+def test_an_onnx_file_comes_back_to_the_byte(tmp_path):
+    from onnx import helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(50, 60)).astype(np.float32), "w")
+    value = [helper.make_tensor_value_info(name, 1, ["N", size]) for name, size in (("x", 50), ("y", 60))]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", value[:1], value[1:], [weight])
+    data = helper.make_model(graph).SerializeToString(deterministic=True)
+    (tmp_path / "m.onnx").write_bytes(data)
+    pack(tmp_path / "m.onnx", tmp_path / "m.lissom")
+    unpack(tmp_path / "m.lissom", tmp_path / "back.onnx")
+    assert (tmp_path / "back.onnx").read_bytes() == data
+    pack(tmp_path / "m.onnx", tmp_path / "w.lissom", weights_only=True)
+    with pytest.raises(InputRefused, match="no graph"):
+        unpack(tmp_path / "w.lissom", tmp_path / "none.onnx")
+
+
+def test_what_cannot_be_read_or_written_is_refused(tmp_path):
+    (tmp_path / "code.pt").write_bytes(pickle.dumps(pytest.raises))
+    with pytest.raises(ModelRefused):
+        pack(tmp_path / "code.pt", tmp_path / "m.lissom")
+    (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 40)
+    with pytest.raises(ModelRefused, match="safetensors"):
+        pack(tmp_path / "bad.safetensors", tmp_path / "m.lissom")
+    with pytest.raises(ModelRefused, match="give one of"):
+        pack(tmp_path / "m.zip", tmp_path / "m.lissom")
+    with pytest.raises(UsageError, match="unpack writes"):
+        unpack(tmp_path / "m.lissom", tmp_path / "m.zip")
+    torch.save({"w": torch.full((40, 40), float("nan"))}, tmp_path / "nan.pt")
+    with pytest.raises(ModelRefused, match="w holds NaN"):
+        pack(tmp_path / "nan.pt", tmp_path / "m.lissom", quality=30.0)
+    (tmp_path / "empty.lissom").write_bytes(b"")
+    with pytest.raises(CorruptArchive, match="empty"):
+        open_archive(tmp_path / "empty.lissom")
+    assert not (tmp_path / "m.lissom").exists()
