@@ -162,7 +162,9 @@ def _exceeds(name: str, outcome: Outcome, limits: Limits, ship: Ship) -> str:
     """What a candidate has too much of, in words."""
     if name == "max_drop":
         spread = 100 * (outcome.standard_error or 0)
-        return f"lost {100 * (outcome.drop or 0):.2f} ± {spread:.2f} % on validation, {100 * (limits.max_drop or 0):.2f} % allowed"
+        return (
+            f"lost {100 * (outcome.drop or 0):.2f} ± {spread:.2f} % on validation, {100 * (limits.max_drop or 0):.2f} % allowed"
+        )
     if name == "max_size":
         return f"{outcome.shipped(ship):,} bytes, {limits.max_size:,.0f} allowed"
     return f"{1e3 * (outcome.latency or 0):.3f} ms, {1e3 * (limits.max_latency or 0):.3f} ms allowed"
