@@ -223,9 +223,7 @@ def main() -> None:
             for factor in FACTORS:
                 for tool in TOOLS:
                     key = {"tool": tool, "factor": factor, "seed": seed, "trained": trained}
-                    bench.row(
-                        key, lambda k=key: make_row(k["tool"], k["factor"], k["seed"], train=k["trained"], quick=options.quick)
-                    )
+                    bench.row(key, functools.partial(make_row, tool, factor, seed, train=trained, quick=options.quick))
     print(bench.save())
 
 
