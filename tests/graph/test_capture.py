@@ -87,7 +87,7 @@ def test_control_flow_that_depends_on_data_is_refused_with_the_way_out():
         def forward(self, x):
             return self.out(x) if x.sum() > 0 else self.out(-x)
 
-    with pytest.raises(ModelRefused, match="torch.where"):
+    with pytest.raises(ModelRefused, match=r"torch.where"):
         capture(Network(Depends(), (torch.randn(2, 3),)))
 
 
