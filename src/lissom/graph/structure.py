@@ -50,10 +50,13 @@ def apply_structure(module: nn.Module, structure: Iterable[StructureEdit]) -> nn
         >>> layer.weight.shape, layer.out_features
         (torch.Size([2, 2]), 2)
     """
+    tied = edits.aliases(module)
     touched: set[str] = set()
     for edit in structure:
         _APPLY[type(edit)](module, edit)
         touched.add(_owner_path(edit))
+        if isinstance(edit, Slice):
+            touched.update(alias.rpartition(".")[0] for alias in tied.get(edit.tensor, ()))
     for path in sorted(touched):
         _update_attributes(_submodule(module, path))
         if isinstance(around := _submodule(module, path.rpartition(".")[0]), nn.MultiheadAttention):
