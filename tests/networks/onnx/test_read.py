@@ -63,7 +63,7 @@ def test_trains() -> None:
 
 def test_quantize_and_dequantize_let_gradients_through() -> None:
     nodes = [
-        node("QuantizeLinear", "x scale zero", "q"), node("Reshape", "q shape", "r"), node("DequantizeLinear", "r scale zero", "y"),
+        node("QuantizeLinear", "x scale zero", "q"), node("Reshape", "q shape", "r"), node("DequantizeLinear", "r scale zero", "y"),  # noqa: E501
     ]  # fmt: skip
     made = model(
         nodes, {"x": ("float", ["n", 4])}, {"y": "float"},
