@@ -30,7 +30,9 @@ def test_nothing_is_lost_however_the_values_come(seed: int, pieces: int, growth:
     assert len(seen.counts) == BINS
     width = (seen.high - seen.low) / BINS
     median = float(seen.centres()[int((seen.counts.cumsum(0) < everything.size / 2).sum())])
-    assert abs(median - float(np.median(everything))) <= (pieces + 1) * width
+    # Between the two central values any number is a median.
+    central = np.sort(everything, axis=None)[[(everything.size - 1) // 2, everything.size // 2]]
+    assert central[0] - (pieces + 1) * width <= median <= central[1] + (pieces + 1) * width
 
 
 @pytest.mark.parametrize("kind", sorted(RANGES))

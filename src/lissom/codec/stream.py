@@ -253,7 +253,8 @@ def period(levels: Levels) -> int:
     if power == 0 or not lags:
         return 1
     alike = [float((alive[lag:] * alive[:-lag]).mean()) / power for lag in lags]
-    best = int(np.argmax(alike))
+    # Multiples of the period are alike to the last bits, whose rounding must not choose between them.
+    best = next(place for place, value in enumerate(alike) if value >= max(alike) - 1e-6)
     return lags[best] if alike[best] > 0.2 else 1
 
 

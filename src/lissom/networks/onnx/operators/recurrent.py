@@ -91,7 +91,12 @@ class _Layer:
         """The initial state [directions, N, H]: zero where none is given."""
         if given is None:
             return torch.zeros([self.directions, self.x.shape[1], self.hidden], dtype=self.x.dtype)
-        return given.transpose(0, 1) if self.layout else given
+        state = given.transpose(0, 1) if self.layout else given
+        expected = [self.directions, self.x.shape[1], self.hidden]
+        # The fused kernels read the state without looking at its shape: a wrong one would be memory that is not theirs.
+        if any(int(a != b) for a, b in zip(state.shape, expected, strict=True)):
+            raise ValueError(f"the initial state has shape {list(state.shape)}, and the layer needs {expected}")
+        return state
 
     def run(self, states: tuple[Tensor, ...], cells: list[Cell]) -> tuple[Tensor, ...]:
         """The outputs of the node: all hidden states, then the last of each state."""
