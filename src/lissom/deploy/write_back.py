@@ -211,7 +211,8 @@ def _tensors(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
 
 def _names_only(model: ModelProto) -> ModelProto:
     """A model with the same names taken and nothing in it, for making nodes beside the real one."""
-    bare = ModelProto()
+    bare = ModelProto(ir_version=model.ir_version)
+    bare.opset_import.extend(model.opset_import)
     for node in model.graph.node:
         bare.graph.node.add(op_type=node.op_type, output=list(node.output))
     bare.graph.initializer.extend(
