@@ -45,9 +45,7 @@ STEPS = {
 
 @pytest.mark.parametrize("make", [convolutional, attention])
 @pytest.mark.parametrize("step", STEPS)
-def test_the_edited_file_has_parity_and_keeps_its_surroundings(make: object, step: str, request: pytest.FixtureRequest) -> None:
-    if "quantize to 4 bits-attention" in request.node.name:
-        pytest.xfail("ONNX Runtime runs 4-bit matrix products with rounded activations: optimised and plain differ by 1 %")
+def test_the_edited_file_has_parity_and_keeps_its_surroundings(make: object, step: str) -> None:
     original = make()  # type: ignore[operator]
     original.metadata_props.add(key="author", value="someone")
     network = read_onnx(original)
