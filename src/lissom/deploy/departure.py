@@ -100,9 +100,8 @@ def _captured_values(network: Network, batch: Sequence[Array], wanted: set[str])
     fold_batch_norm(copied.module, copied.example_inputs, keep=keep)
     try:
         with quiet():
-            program = torch.export.export(
-                copied.module, tuple(torch.from_numpy(array) for array in batch), strict=False
-            ).run_decompositions()
+            # Operators must stay whole (conv2d, linear): that is how the exporter names their values.
+            program = torch.export.export(copied.module, tuple(torch.from_numpy(array) for array in batch), strict=False)
     except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:  # noqa: SLF001
         raise DeployFailed(f"the network cannot be captured to find where its file departs: {error}") from error
     module = program.module()

@@ -51,7 +51,9 @@ class Parity:
         """Whether this is parity."""
         if self.kind == "float":
             return self.max_relative <= MAX_RELATIVE
-        return self.cosine >= MIN_COSINE and self.agreement >= MIN_AGREEMENT
+        # Among fewer than a hundred samples, one near tie that rounding turns is no sign of a wrong kernel.
+        differing = round((1 - self.agreement) * self.n)
+        return self.cosine >= MIN_COSINE and differing <= max(1, (1 - MIN_AGREEMENT) * self.n)
 
 
 def verify(
