@@ -181,7 +181,19 @@ def test_scales_are_trained(kind: type[Binary] | type[Ternary]) -> None:
     weight, factor = torch.randn(3, 5), torch.randn(3, 5)
     grid = kind.fit(weight, channel_axis=0)
     (grid(weight) * factor).sum().backward()
-    assert torch.allclose(grid.scale.grad, (factor * grid.levels(weight)).sum(1, keepdim=True))
+    expected = (factor * grid.levels(weight)).sum(1, keepdim=True) * grid.scale  # of the scale's logarithm
+    assert torch.allclose(grid.log_ratio.grad, expected, atol=1e-6)
+
+
+def test_a_trained_scale_never_changes_its_sign() -> None:
+    weight = torch.randn(4, 6)
+    grid = Binary.fit(weight)
+    optimizer = torch.optim.Adam(grid.parameters(), lr=0.5)
+    for _ in range(20):
+        optimizer.zero_grad()
+        grid(weight).mul(weight).sum().backward()
+        optimizer.step()
+    assert 0 < float(grid.scale.detach()) < 0.1
 
 
 def test_powers_of_two_are_powers_of_two() -> None:

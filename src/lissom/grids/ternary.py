@@ -18,7 +18,7 @@ class Ternary(Signed):
     """``value = scale * sign(weight)`` where ``|weight| > threshold``, else 0 (ternary weight networks, arXiv:1605.04711).
 
     Args:
-        scale: See :class:`~lissom.grids.binary.Signed`.
+        scale: See :class:`~lissom.grids.scaled.Scaled`.
         threshold: float32 of the same shape.
 
     Example:
@@ -27,7 +27,7 @@ class Ternary(Signed):
         ([0, 1, -1, 0], 0.9)
     """
 
-    follows: ClassVar = {"scale": "all", "threshold": "all"}
+    follows: ClassVar = {**Signed.follows, "threshold": "all"}
     threshold: Tensor
 
     def __init__(self, scale: Tensor, threshold: Tensor) -> None:
