@@ -141,6 +141,7 @@ def compress(network: Network | nn.Module | str, data: Any, *, out: str | Path |
         workspace = stack.enter_context(open_workspace(folder, mark, force=settings.force))
         if workspace.finished:
             job.progress.say(f"{folder} holds the finished result of this very job")
+            workspace.clean()  # a run killed after its last file leaves its trials
             return Result.load(folder)
         return _Compression(opened, job, settings, workspace).run()
 

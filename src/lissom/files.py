@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ from typing import IO, Any
 
 from lissom.errors import LissomError, OutputOccupied
 
-__all__ = ["atomic_file", "digest", "exclusive", "fingerprint", "write_bytes", "write_json", "write_text"]
+__all__ = ["atomic_file", "digest", "exclusive", "fingerprint", "sweep", "write_bytes", "write_json", "write_text"]
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 
 
 @contextmanager
@@ -53,6 +56,13 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def sweep(folder: str | os.PathLike[str]) -> None:
+    """Remove what a killed process left in ``folder`` of a file that it was writing (see :func:`atomic_file`)."""
+    for path in Path(folder).iterdir():
+        if path.is_file() and _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -126,10 +136,15 @@ def exclusive(path: str | os.PathLike[str]) -> Iterator[None]:
 
     Raises:
         OutputOccupied: another process holds it.
+        LissomError: the disk is full or the folder cannot be written.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target, "ab") as file:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        held = open(target, "ab")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise _machine_refused(target, error) from error
+    with held as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

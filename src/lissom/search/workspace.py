@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lissom.errors import LissomError, OutputOccupied
-from lissom.files import exclusive, write_json
+from lissom.files import exclusive, sweep, write_json
 
 __all__ = ["Workspace", "open_workspace"]
 
@@ -73,14 +73,14 @@ def open_workspace(out: Path, fingerprint: str, *, force: bool = False) -> Itera
     before = _stands(workspace)
     if before not in (None, fingerprint) and not force:
         raise OutputOccupied(f"--out {out} holds {_what(before)}: choose another folder, or add --force to replace it")
-    try:
-        workspace.root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LissomError(f"cannot make the folder {workspace.root}: {error.strerror}") from error
     with exclusive(workspace.root / "lock"):
-        if before not in (None, fingerprint):
+        if _stands(workspace) != before:
+            raise OutputOccupied(f"another lissom run has just written to {out}: run the command again, or choose another --out")
+        if before not in (None, fingerprint) or (force and workspace.finished):
             workspace.clean()
             (out / "result.json").unlink(missing_ok=True)
+        sweep(out)
+        sweep(workspace.root)
         write_json(workspace.root / "job.json", {"fingerprint": fingerprint})
         yield workspace
 
