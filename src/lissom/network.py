@@ -17,7 +17,18 @@ from torch.utils import _pytree as pytree
 
 from lissom.errors import DataRefused, ModelRefused, UsageError
 
-__all__ = ["Bypass", "Network", "Preprocess", "Resize", "Slice", "Source", "StructureEdit", "flatten_outputs", "forward_names"]
+__all__ = [
+    "Bypass",
+    "Network",
+    "Preprocess",
+    "Replace",
+    "Resize",
+    "Slice",
+    "Source",
+    "StructureEdit",
+    "flatten_outputs",
+    "forward_names",
+]
 
 CHANNELS = (1, 3, 4)
 
@@ -148,7 +159,16 @@ class Bypass:
     wrapped: bool = False
 
 
-StructureEdit = Slice | Resize | Bypass
+@dataclass(frozen=True)
+class Replace:
+    """A layer whose place a block of lighter layers took: see :data:`lissom.graph.blocks.BLOCKS`."""
+
+    module: str
+    method: str
+    sizes: tuple[int, ...]
+
+
+StructureEdit = Slice | Resize | Bypass | Replace
 """One edit of a network's shape; :func:`lissom.graph.structure.apply_structure` applies it to a module."""
 
 

@@ -123,8 +123,13 @@ def _value(value: Any) -> str:
 
 def import_steps() -> None:
     """Load every room that holds steps, so that recipes find them by name."""
+    import lissom.factorize
+    import lissom.prune.channels
+    import lissom.prune.heads
     import lissom.prune.l1
+    import lissom.prune.layers
     import lissom.prune.weights
     import lissom.quantize.weights
     import lissom.share
+    import lissom.substitute
     import lissom.train.finetune  # noqa: F401

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LARGEST", "Moments", "collect"]
+from lissom.network import Network
+
+__all__ = ["LARGEST", "Moments", "collect", "run_order", "seen"]
 
 LARGEST = 4608
 """Input weights of a unit (channels x kernel) above which moments are not taken: solving with them grows cubically."""
@@ -104,6 +106,22 @@ def collect(
         mixed += (y if rows is None else y[:, rows.cpu()]).T @ x
         count += len(x)
     return Moments(square, mixed, count)
+
+
+def run_order(network: Network, inputs: tuple[Tensor, ...]) -> list[str]:
+    """Paths of the linear layers, convolutions and embeddings that run, in the order in which they first do."""
+    found: dict[str, None] = {}
+    hooks = [
+        part.register_forward_hook(lambda *_, path=path: found.setdefault(path))
+        for path, part in network.module.named_modules()
+        if isinstance(part, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding))
+    ]
+    try:
+        network.outputs(*(tensor[:2] for tensor in inputs))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(found)
 
 
 def seen(module: nn.Module, path: str, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

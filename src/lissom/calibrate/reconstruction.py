@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom import edits
-from lissom.calibrate.moments import LARGEST, collect
+from lissom.calibrate.moments import LARGEST, collect, run_order
 from lissom.network import Network, Slice
 
 __all__ = ["reconstruct"]
@@ -44,7 +44,7 @@ def reconstruct(pruned: Network, original: Network, batches: Sequence[tuple[Tens
         Paths of the layers that were refitted.
     """
     kept = _kept_rows(original, pruned)
-    layers = _layers(pruned.module, kept, _order(pruned, batches[0]))
+    layers = _layers(pruned.module, kept, run_order(pruned, batches[0]))
     was_training = pruned.module.training
     pruned.module.eval()
     try:
@@ -65,28 +65,12 @@ def _kept_rows(original: Network, pruned: Network) -> dict[str, tuple[int, ...]]
     return rows
 
 
-def _order(network: Network, inputs: tuple[Tensor, ...]) -> list[str]:
-    """Paths of the layers that run, in the order in which they first do."""
-    found: dict[str, None] = {}
-    hooks = [
-        part.register_forward_hook(lambda *_, path=path: found.setdefault(path))
-        for path, part in network.module.named_modules()
-        if isinstance(part, (nn.Linear, nn.Conv1d, nn.Conv2d))
-    ]
-    try:
-        network.outputs(*(tensor[:2] for tensor in inputs))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return list(found)
-
-
 def _layers(module: nn.Module, kept: Mapping[str, tuple[int, ...]], order: Sequence[str]) -> list[_Layer]:
     tied = edits.aliases(module)
     layers = []
     for path in order:
         part, name = module.get_submodule(path), f"{path}.weight" if path else "weight"
-        if name not in tied or len(tied[name]) > 1 or edits.edit_of(module, name) is not None:
+        if isinstance(part, nn.Embedding) or name not in tied or len(tied[name]) > 1 or edits.edit_of(module, name) is not None:
             continue
         weight = part.weight
         plain = isinstance(part, nn.Linear) or (part.groups == 1 and part.padding_mode == "zeros" and part.padding != "same")

@@ -1,4 +1,4 @@
-"""Structure edits on a module: slices of its tensors, sizes in its attributes, modules that are passed by."""
+"""Structure edits on a module: slices of its tensors, sizes in its attributes, modules that are passed by or replaced."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lissom import edits
 from lissom.errors import ModelRefused
 from lissom.graph.attention import fit_heads
-from lissom.network import Bypass, Resize, Slice, StructureEdit
+from lissom.graph.blocks import block
+from lissom.network import Bypass, Replace, Resize, Slice, StructureEdit
 
 __all__ = ["PassThrough", "apply_structure", "structure_from_json", "structure_to_json"]
 
@@ -124,12 +125,22 @@ def _resize(module: nn.Module, edit: Resize) -> None:
 
 
 def _bypass(module: nn.Module, edit: Bypass) -> None:
-    path, _, name = edit.module.rpartition(".")
     _submodule(module, edit.module)
-    setattr(_submodule(module, path), name, PassThrough(wrapped=edit.wrapped))
+    _put(module, edit.module, PassThrough(wrapped=edit.wrapped))
 
 
-_APPLY: dict[type, Callable[[nn.Module, Any], None]] = {Slice: _slice, Resize: _resize, Bypass: _bypass}
+def _replace(module: nn.Module, edit: Replace) -> None:
+    layer = _submodule(module, edit.module)
+    made = block(layer, edit.method, edit.sizes)
+    _put(module, edit.module, made.train(layer.training))
+
+
+def _put(module: nn.Module, path: str, part: nn.Module) -> None:
+    around, _, name = path.rpartition(".")
+    setattr(_submodule(module, around), name, part)
+
+
+_APPLY: dict[type, Callable[[nn.Module, Any], None]] = {Slice: _slice, Resize: _resize, Bypass: _bypass, Replace: _replace}
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module:
@@ -185,7 +196,7 @@ def _update_attributes(layer: nn.Module) -> None:
         fit_heads(layer)
 
 
-_KINDS: dict[str, type] = {"slice": Slice, "resize": Resize, "bypass": Bypass}
+_KINDS: dict[str, type] = {"slice": Slice, "resize": Resize, "bypass": Bypass, "replace": Replace}
 
 
 def structure_to_json(structure: Iterable[StructureEdit]) -> list[dict[str, Any]]:

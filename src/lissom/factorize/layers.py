@@ -1,0 +1,104 @@
+"""The step Factorize: low-rank factors in the place of layers, at ranks that a share, an energy or a limit asks for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+
+from lissom.choice import Option, choose
+from lissom.errors import UsageError
+from lissom.factorize.fit import Target, fit
+from lissom.factorize.ranks import macs_of, sizes_by_energy, sizes_by_estimate, sizes_for
+from lissom.factorize.replacing import Places
+from lissom.job import Job, Step, step
+from lissom.network import Network
+
+__all__ = ["Factorize", "Limit"]
+
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Shares of a layer's parameters among which a limit on the whole network chooses."""
+
+Limit = Annotated[float, Gt(0), Lt(1)]
+
+
+@step
+class Factorize(Step):
+    """Replace layers by chains of smaller ones, with weights that give the same outputs as nearly as their rank allows.
+
+    The factors minimise the error of each layer's *output* on calibration inputs (Zhang et al., arXiv:1505.06798; for
+    language models Wang et al., arXiv:2403.07378), taken from the network as it is by then, so each layer also mends
+    what the ones before it lost. A layer is left alone, and named in the notes, where factors would not make it smaller.
+    At most one of ``ratio``, ``energy``, ``macs`` and ``parameters`` is given; with none of them, the analytic Bayesian
+    estimate (Nakajima et al., JMLR 14, 2013) finds the ranks.
+
+    Args:
+        method: ``"channel"``: the kernel into few channels and a pointwise layer; of a linear layer or an embedding this is
+            its singular value decomposition. ``"spatial"``: k x 1, then 1 x k. ``"tucker"``: pointwise, kernel, pointwise
+            (Tucker-2). ``"cp"``: pointwise, k x 1 and 1 x k depthwise, pointwise. All but the first are for convolutions.
+        ratio: Share of each layer's parameters that stays.
+        energy: Share of the squared singular values that is kept, in each layer.
+        macs: Share of the chosen layers' multiply-accumulates that may stay, dealt out where it hurts least.
+        parameters: The same, of their parameters.
+        samples: Calibration samples; 0 looks at the weights alone.
+        include: Globs of layers or weights; by default every matrix and kernel.
+        exclude: Globs of what is left alone.
+
+    Raises:
+        UsageError: more than one of the four is given, or a glob picks nothing.
+
+    Example:
+        >>> Factorize(ratio=0.7).to_dict()
+        {'Factorize': {'ratio': 0.7}}
+    """
+
+    method: Literal["channel", "spatial", "tucker", "cp"] = "channel"
+    ratio: Limit | None = None
+    energy: Limit | None = None
+    macs: Limit | None = None
+    parameters: Limit | None = None
+    samples: Annotated[int, Ge(0)] = 256
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("ratio", "energy", "macs", "parameters") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise UsageError(f"Factorize: {' and '.join(given)} are given; give at most one of them")
+
+    def apply(self, network: Network, job: Job) -> Network:
+        """The factored network, and in its notes what was left alone and why."""
+        places = Places.of(network, job, self.method, samples=self.samples, include=self.include, exclude=self.exclude)
+        chosen = self._chosen(places, job)
+        return places.replaced(lambda path, layer, target: self._sizes(layer, target) if chosen is None else chosen[path], job)
+
+    def _sizes(self, layer: nn.Module, target: Target) -> tuple[int, ...]:
+        if self.ratio is not None:
+            return sizes_for(layer, self.method, self.ratio)
+        if self.energy is not None:
+            return sizes_by_energy(layer, self.method, target, self.energy)
+        return sizes_by_estimate(layer, self.method, target)
+
+    def _chosen(self, places: Places, job: Job) -> dict[str, tuple[int, ...]] | None:
+        """Under a limit on all layers together: sizes of each (empty: left whole), or None where there is no such limit."""
+        limit = self.macs or self.parameters
+        if limit is None:
+            return None
+        plan: list[tuple[str, tuple[int, ...]]] = []
+        options: list[Option] = []
+        with job.progress.task("weighing ranks", len(places.paths)) as task:
+            for path in places.paths:
+                layer, target = places.layer(path), places.target(path)
+                made: dict[tuple[int, ...], tuple[nn.Sequential, float]] = {(): (nn.Sequential(layer), 0.0)}
+                for share in SHARES:
+                    sizes = sizes_for(layer, self.method, share)
+                    made.setdefault(sizes, fit(layer, self.method, sizes, target))
+                plan += [(path, sizes) for sizes in made]
+                options += [Option((path,), self._cost(each, places.arrived(path)), error) for each, error in made.values()]
+                task.advance(note=path)
+        whole = sum(option.cost for option, (_, sizes) in zip(options, plan, strict=True) if not sizes)
+        return dict(plan[number] for number in choose(options, limit * whole))
+
+    def _cost(self, made: nn.Sequential, arrived: Tensor) -> float:
+        return macs_of(made, arrived) if self.macs is not None else sum(each.numel() for each in made.parameters())
