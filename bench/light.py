@@ -54,7 +54,6 @@ def minilm(seed: int) -> tuple[Network, Job]:
         sys.exit(0)
     sys.path.insert(0, str(SHARED / "networks"))
     import probelib
-
     import text
 
     network = probelib.load(str(shared("networks/all_minilm_l6_v2")))
