@@ -31,6 +31,7 @@ _ROOMS = {
     "PruneLayers": "prune.layers",
     "PruneWeights": "prune.weights",
     "QuantizeWeights": "quantize.weights",
+    "Rate": "train.rate",
     "Recipe": "recipe",
     "Result": "result",
     "ShareWeights": "share",

@@ -67,6 +67,7 @@ STEPS: dict[str, Row] = {
     "prune gradually": Row(
         Finetune(epochs=2, batch_size=8, during=PruneWeights(schedule=PolynomialDecay(final=0.5))), idempotent=False
     ),
+    "against the file": Row(Finetune(epochs=2, learning_rate=1e-2, batch_size=8, rate=0.1), idempotent=False),
     "shrink": Row(Finetune(epochs=2, batch_size=8, during=L1Regularise(strength=2.0)), idempotent=False),
 }
 
@@ -80,6 +81,7 @@ LATER = (
     "int8",
     "groups",
     "train",
+    "against the file",
     "prune gradually",
     "shrink",
 )

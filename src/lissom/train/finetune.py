@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from annotated_types import Ge, Gt
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -22,6 +23,7 @@ from lissom.job import Job, Nested, Step, step, value_class
 from lissom.measure.metrics import measure
 from lissom.network import Network, flatten_outputs
 from lissom.train.distill import Distill
+from lissom.train.rate import Rate, RateTerm
 
 __all__ = ["Finetune", "Optimizer"]
 
@@ -54,8 +56,8 @@ class Optimizer:
     warmup: Annotated[float, Ge(0)] = 0.0
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def build(self, parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-        """The torch optimizer over ``parameters``."""
+    def build(self, parameters: list[nn.Parameter] | list[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
+        """The torch optimizer over ``parameters``, or over groups of them."""
         kind = getattr(torch.optim, self.name, None)
         if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
             raise UsageError(f"Optimizer: name is {self.name!r}; it must be a class of torch.optim, such as Adam or SGD")
@@ -69,6 +71,10 @@ class Optimizer:
         """What the learning rate is multiplied by at ``progress`` in [0, 1]."""
         rise = min(1.0, progress / self.warmup) if self.warmup > 0 else 1.0
         return rise * (0.5 * (1 + math.cos(math.pi * progress)) if self.schedule == "cosine" else 1.0)
+
+
+def _as_rate(value: Any) -> Any:
+    return Rate(weight=value) if isinstance(value, int | float) else value
 
 
 @step
@@ -87,6 +93,7 @@ class Finetune(Step):
         distill: How the teacher is imitated; None for labels alone.
         during: A step that acts while this one trains: ``PruneWeights(schedule=…)``.
         patience: Stop after this many epochs without a better validation metric, and keep the best; None trains on.
+        rate: Train against the archive's bits; a number is the weight of :class:`Rate`.
 
     Raises:
         LissomError: the loss became NaN or infinite.
@@ -103,6 +110,7 @@ class Finetune(Step):
     distill: Distill | None = None
     during: Nested | None = None
     patience: Annotated[int, Ge(1)] | None = None
+    rate: Annotated[Rate | None, BeforeValidator(_as_rate)] = None
 
     def apply(self, network: Network, job: Job) -> Network:
         """The trained network."""
@@ -133,7 +141,10 @@ class _Training:
         self.during = _acting(settings.during)
         if self.during is not None:
             self.during.begin(self.module, job)
-        parameters = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        self.rate = None if settings.rate is None else RateTerm(settings.rate, self.module, len(job.data.train))
+        parameters: Any = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+        if self.rate is not None:
+            parameters = self.rate.groups()
         self.optimizer = settings.optimizer.build(parameters, settings.learning_rate)
         self.steps_per_epoch = -(-len(job.data.train) // settings.batch_size)
         self.epoch = 0
@@ -152,10 +163,14 @@ class _Training:
                         f"the training loss became {loss} in epoch {self.epoch}: lower the learning rate, "
                         f"which is {self.settings.learning_rate}"
                     )
+                if self.rate is not None:
+                    task.advance(0, f"archive {self.rate.hold_to_archive():,} bytes")
                 self._watch()
                 self._save()
         if self.best is not None:
             self.module.load_state_dict(self.best[2])
+        if self.rate is not None:
+            self.rate.settle()
         if self.during is not None:  # a training that stopped early owes the rest
             self.during.update(self.module, self.job, 1.0, learning_rate=0.0)
         self.module.eval().to("cpu")
@@ -172,8 +187,10 @@ class _Training:
                 continue  # batch-norm cannot train on a last batch of one sample
             progress = (self.epoch + number / self.steps_per_epoch) / self.settings.epochs
             for group in self.optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * self.settings.optimizer.factor(progress)
+                group["lr"] = self.settings.learning_rate * self.settings.optimizer.factor(progress) * group.get("pace", 1.0)
             loss = self._loss(inputs, targets)
+            if self.rate is not None:
+                loss = loss + self.rate.loss(progress)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -229,6 +246,7 @@ class _Training:
                 "optimizer": self.optimizer.state_dict(),
                 "random": torch.get_rng_state(),
                 "best": self.best,
+                "rate": None if self.rate is None else self.rate.state(),
             },
             buffer,
         )
@@ -244,6 +262,8 @@ class _Training:
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"].cpu())
         self.epoch, self.best = state["epoch"], state["best"]
+        if self.rate is not None:
+            self.rate.load(state["rate"])
 
 
 def _acting(inner: Step | None) -> ActsDuringTraining | None:
