@@ -137,14 +137,20 @@ def _measured(path: Path, entry: Mapping[str, Any], eager: nn.Module | None = No
     initializers = {tensor.name for tensor in model.graph.initializer}
     named = [value.name for value in model.graph.input if value.name not in initializers and value.name not in settings]
     try:
-        inputs = _inputs(declared_inputs(model.graph, named), entry)
-        network = read_onnx(path, inputs, settings=settings)
+        declared = declared_inputs(model.graph, named)
+        inputs = _inputs(declared, entry)
+        batched = all(each.shape[0] == batch_name(declared) for each in declared)
+        few = tuple(tensor[:2] for tensor in inputs) if batched else inputs
+        network = read_onnx(path, few, settings=settings)
     except LissomError as error:
         return {**row, "failure": str(error)}
     runtime = Runtime(model, settings)
-    row["max_relative"] = _relative(network.outputs(*inputs), runtime(network, inputs))
+    try:
+        row["max_relative"] = _relative(network.outputs(*inputs), runtime(network, inputs))
+    except Exception as error:  # noqa: BLE001 (a file that does not run is a row, too)
+        return {**row, "failure": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
     row["parity"] = row["max_relative"] <= PARITY
-    row |= _speed(network, runtime, eager)
+    row |= _speed(network, runtime, eager, few)
     row["written_back"], row["edits"] = _way_back(network, inputs, settings)
     return row
 
@@ -170,7 +176,7 @@ class Runtime:
 def _inputs(declared: tuple[Input, ...], entry: Mapping[str, Any]) -> tuple[Tensor, ...]:
     """Inputs of the kind that the list names; the batch is 32 where it is open."""
     if entry["feed"] == "like":
-        return entry["like"]
+        return tuple(_like(tensor) for tensor in entry["like"])
     lengths = entry.get("lengths", {})
     batch = batch_name(declared)
     found = []
@@ -183,6 +189,14 @@ def _inputs(declared: tuple[Input, ...], entry: Mapping[str, Any]) -> tuple[Tens
         kind = entry["feed"].split()[0] if number == 0 or entry["feed"].startswith("ids") else "zeros"
         found.append(FEEDS[kind](shape, entry["feed"]).to(each.dtype))
     return tuple(found)
+
+
+def _like(few: Tensor) -> Tensor:
+    """As many samples as parity wants, like those that the exporter was given."""
+    shape, generator = (SAMPLES, *few.shape[1:]), torch.Generator().manual_seed(1)
+    if few.is_floating_point():
+        return torch.randn(shape, generator=generator).to(few.dtype)
+    return torch.randint(0, int(few.max()) + 1, shape, generator=generator).to(few.dtype)
 
 
 def _photos(shape: list[int], _feed: str) -> Tensor:
@@ -239,19 +253,16 @@ def _relative(ours: tuple[Tensor, ...], reference: list[np.ndarray]) -> float:
     return worst
 
 
-def _speed(network: Network, runtime: Runtime, eager: nn.Module | None) -> dict[str, Any]:
+def _speed(network: Network, runtime: Runtime, eager: nn.Module | None, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
     """10th percentiles in milliseconds, calls interleaved."""
-    inputs = network.example_inputs
-    calls: dict[str, Callable[[], Any]] = {"ours_ms": lambda: network.outputs(*inputs)}
-    try:
-        runtime(network, inputs)
-        calls["onnxruntime_ms"] = lambda: runtime(network, inputs)
-    except Exception:  # noqa: BLE001 (a batch that the file fixes: our figure stands alone)
-        pass
+    calls: dict[str, Callable[[], Any]] = {
+        "ours_ms": lambda: network.outputs(*inputs),
+        "onnxruntime_ms": lambda: runtime(network, inputs),
+    }
     if eager is not None:
         calls["eager_ms"] = lambda: _without_gradients(eager, inputs)
     times: dict[str, list[float]] = {name: [] for name in calls}
-    until = time.monotonic() + 6
+    until = time.monotonic() + 3
     while len(times["ours_ms"]) < 200 and time.monotonic() < until:
         for name, call in calls.items():
             started = time.perf_counter()
@@ -274,7 +285,7 @@ def _way_back(network: Network, inputs: tuple[Tensor, ...], settings: Mapping[st
 
 def _survives(
     network: Network,
-    edit: Callable[[Network, tuple[Tensor, ...]], Network],
+    edit: Callable[[Network], Network],
     inputs: tuple[Tensor, ...],
     settings: Mapping[str, float],
 ) -> str:
@@ -312,7 +323,7 @@ def _pruned(network: Network) -> Network:
     """At least 20 % fewer parameters, by removing channels."""
     before = sum(parameter.numel() for parameter in network.module.parameters())
     share = 1.0
-    for ratio in (0.15, 0.3, 0.5):
+    for ratio in (0.3, 0.5):
         step = PruneChannels(ratio=ratio, importance="l1", scope="group", reconstruct=False)
         smaller = step.apply(network, _job(network))
         share = sum(parameter.numel() for parameter in smaller.module.parameters()) / before

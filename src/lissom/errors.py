@@ -7,6 +7,7 @@
     ├── LimitNotMet             3  the closest result was written, and a limit is still exceeded
     ├── InputRefused            4  a model, a data set or a file that cannot be used as it is
     │   ├── ModelRefused        4  the network: a pickle, a missing weight, NaN, a shape that does not fit
+    │   │   └── UnknownOperators 4  an ONNX file with operators that lissom cannot run
     │   ├── DataRefused         4  the data: empty, NaN, labels out of range, uint8 without a preprocess
     │   └── CorruptArchive      4  a .lissom file that is truncated, altered or hostile
     └── DeployFailed            5  the export or the runtime failed
@@ -30,6 +31,7 @@ __all__ = [
     "ModelRefused",
     "OutputOccupied",
     "ParityFailed",
+    "UnknownOperators",
     "UsageError",
 ]
 
@@ -75,6 +77,10 @@ class InputRefused(LissomError):
 
 class ModelRefused(InputRefused):
     """A network that cannot be used as it is."""
+
+
+class UnknownOperators(ModelRefused):
+    """An ONNX file with operators that lissom cannot run; what needs its weights only still works."""
 
 
 class DataRefused(InputRefused):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ __all__ = [
     "StructureEdit",
     "flatten_outputs",
     "forward_names",
+    "in_pieces",
 ]
 
 CHANNELS = (1, 3, 4)
@@ -189,6 +190,7 @@ class Network:
         source: Where the network came from.
         slices: Structure edits so far, in order.
         notes: What was left alone, and why, in plain sentences; reports print them.
+        fixed_batch: Whether the network computes with the batch of its example inputs only; they then stay as they are.
 
     Raises:
         ModelRefused: the module does not run on the example inputs, or a weight is NaN or infinite.
@@ -208,10 +210,11 @@ class Network:
     source: Source = Source()
     slices: tuple[StructureEdit, ...] = ()
     notes: tuple[str, ...] = ()
+    fixed_batch: bool = False
 
     def __post_init__(self) -> None:
         self.module.eval()
-        inputs = tuple(_at_least_two(tensor) for tensor in self.example_inputs)
+        inputs = self.example_inputs if self.fixed_batch else tuple(_at_least_two(tensor) for tensor in self.example_inputs)
         object.__setattr__(self, "example_inputs", inputs)
         if not self.input_names:
             object.__setattr__(self, "input_names", _input_names(self.module, len(inputs)))
@@ -263,6 +266,18 @@ class Network:
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name and tensor of every parameter, tied ones once."""
         yield from self.module.named_parameters()
+
+
+def in_pieces(arrays: Sequence[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    """Samples in batches of exactly ``size``, for what computes with no other; the last is filled with its last sample.
+
+    >>> [piece.tolist() for (piece,) in in_pieces([torch.arange(3)], 2)]
+    [[0, 1], [2, 2]]
+    """
+    count = len(arrays[0])
+    for start in range(0, count, size):
+        rows = [min(row, count - 1) for row in range(start, start + size)]
+        yield tuple(array[rows] for array in arrays)
 
 
 def flatten_outputs(outputs: Any) -> tuple[Tensor, ...]:

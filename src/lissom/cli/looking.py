@@ -27,7 +27,7 @@ def inspect(
     from lissom.inspection import inspect as run
     from lissom.loading import open_any
 
-    found = run(open_any(model, weights=weights, preprocess=preprocess, input_shapes=shapes))
+    found = run(open_any(model, weights=weights, preprocess=preprocess, input_shapes=shapes, partial=True))
     if as_json:
         print_json(found.to_dict())
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,19 @@ RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLik
 WITH_SUBGRAPHS = {"If", "Loop", "Scan", "SequenceMap"}
 NOT_FOLDED = RANDOM | WITH_SUBGRAPHS | {"QuantizeLinear", "DequantizeLinear", "SplitToSequence", "SequenceAt"}
 LARGEST_FOLDED = 4096
-"""Constants of more elements are left for the runtime to fold: a file should not hold what a small node computes."""
+"""Constants of more elements are left for the runtime to fold."""
 
 Pass = Callable[[Editor], bool]
 PASSES: dict[str, Pass] = {}
 
 
-def clean(editor: Editor) -> Editor:
-    """Run every pass until the graph stays as it is."""
+def clean(editor: Editor, names: Iterable[str] | None = None) -> Editor:
+    """Run every pass, or those of these names, until the graph stays as it is."""
+    chosen = [PASSES[name] for name in (PASSES if names is None else names)]
     changed = True
     while changed:
         changed = False
-        for run in PASSES.values():
+        for run in chosen:
             changed = run(editor) or changed
     return editor
 

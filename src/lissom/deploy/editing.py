@@ -142,11 +142,15 @@ class Editor:
                 stack.extend((other, False) for other in reversed(before) if id(other) not in placed)
         self.nodes = order
 
-    def close(self) -> ModelProto:
-        """The edited model: nodes in order, named by operator and number, constants in the order of their use."""
+    def close(self, *, keep_names: bool = False) -> ModelProto:
+        """The edited model: nodes in order, named by operator and number, constants in the order of their use.
+
+        Args:
+            keep_names: Leave the names that nodes have, and what the model says about itself.
+        """
         self.sort()
         model = ModelProto()
-        model.CopyFrom(_without_graph(self.model))
+        model.CopyFrom(_emptied(self.model) if keep_names else _without_graph(self.model))
         graph = model.graph
         graph.name = self.model.graph.name
         graph.input.extend(self.model.graph.input)
@@ -156,7 +160,8 @@ class Editor:
             copied = graph.node.add()
             copied.CopyFrom(node)
             kind = node.op_type.lower()
-            copied.name = f"{kind}_{count[kind]}"
+            if not (keep_names and copied.name):
+                copied.name = f"{kind}_{count[kind]}"
             count[kind] += 1
         used = dict.fromkeys(name for node in self.nodes for name in reads(node))
         used.update(dict.fromkeys(self.outputs))
@@ -209,6 +214,15 @@ def _without_graph(model: ModelProto) -> ModelProto:
     bare.opset_import.extend(model.opset_import)
     bare.functions.extend(model.functions)
     bare.metadata_props.extend(model.metadata_props)
+    return bare
+
+
+def _emptied(model: ModelProto) -> ModelProto:
+    """The model with all that it says about itself, and nothing in its graph but that."""
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    for field in ("node", "initializer", "input", "output", "value_info"):
+        bare.graph.ClearField(field)
     return bare
 
 

@@ -23,12 +23,20 @@ class Plain:
     editor: Editor
     quantized: Mapping[str, Quantized]
     notes: tuple[str, ...]
+    keep_names: bool = False
 
 
-def finish(editor: Editor, bindings: list[Binding], **fields: Any) -> Deployed:
-    """Close the editor, name what it holds, and pair it with what its constants are."""
-    model = editor.close()
-    origins = name_by_rule(model)
+def finish(editor: Editor, bindings: list[Binding], *, keep_names: bool = False, **fields: Any) -> Deployed:
+    """Close the editor, name what it holds, and pair it with what its constants are.
+
+    Args:
+        editor: The graph.
+        bindings: What its constants hold.
+        keep_names: The graph is the user's own file: its nodes and values keep their names.
+        fields: Of the result.
+    """
+    model = editor.close(keep_names=keep_names)
+    origins = {} if keep_names else name_by_rule(model)
     present = {tensor.name for tensor in model.graph.initializer}
     held = tuple(binding for binding in bindings if binding.initializer in present)
     return Deployed(model, held, origins=origins, **fields)

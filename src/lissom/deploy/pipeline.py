@@ -17,9 +17,11 @@ from lissom.deploy.editing import Editor
 from lissom.deploy.export import export_module
 from lissom.deploy.finish import Plain, finish
 from lissom.deploy.fold import Folding, fold_batch_norm
+from lissom.deploy.returned import returned
 from lissom.deploy.settings import Deploy
 from lissom.deploy.static import deploy_static
 from lissom.deploy.weights import place_levels
+from lissom.deploy.write_back import returns, write_back
 from lissom.errors import UsageError
 from lissom.network import Network
 
@@ -31,6 +33,8 @@ Inputs = Iterable[Sequence[Tensor | np.ndarray[Any, Any]]]
 
 def deploy(network: Network, settings: Deploy | None = None, calibration: Inputs | None = None) -> Deployed:
     """Turn a network into a file that runs: fold, export, clean, and quantize as ``settings`` say.
+
+    A network that was read from an ONNX file goes back into that file (:func:`lissom.deploy.write_back.write_back`).
 
     Args:
         network: Left as it is; its edits decide which weights are stored as levels.
@@ -56,11 +60,15 @@ def deploy(network: Network, settings: Deploy | None = None, calibration: Inputs
             "precision 'int8' takes the ranges of activations from data: give calibration inputs, or use precision 'float32'"
         )
     batches = None if calibration is None else calibration if not isinstance(calibration, Iterator) else list(calibration)
+    if chosen.precision == "float32" and returns(network):
+        return write_back(network)
     return PRECISIONS[chosen.precision](plain(network, chosen), chosen, batches)
 
 
 def plain(network: Network, settings: Deploy) -> Plain:
     """Fold batch-norm, export and clean: the float graph, with the levels of the weights that have a grid."""
+    if returns(network):
+        return returned(network)
     quantized = {name: stored for name, stored in edits.tensors(network.module).items() if isinstance(stored, Quantized)}
     copied = edits.copy(network)
     edits.bake(copied.module)

@@ -81,7 +81,8 @@ class Static:
         bindings += place_levels(editor, held) + self.embedded
         note = integers.left_in_float(self.editor, self.made)
         deployed = finish(
-            editor, bindings, precision="int8", notes=(*self.source.notes, *((note,) if note else ())),
+            editor, bindings, keep_names=self.source.keep_names, precision="int8",
+            notes=(*self.source.notes, *((note,) if note else ())),
             choices={"ranges": ranges, "types": types},
         )  # fmt: skip
         return Candidate(ranges, types, deployed, self._error(deployed))

@@ -8,10 +8,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 
 from lissom.codec.tensors import Quantized, Table, Uniform, spread
-from lissom.deploy.deployed import Binding
+from lissom.deploy.deployed import Binding, Role
 from lissom.deploy.editing import Editor, make_node
 
 __all__ = ["level_type", "place_levels", "place_quantized"]
@@ -19,6 +19,8 @@ __all__ = ["level_type", "place_levels", "place_quantized"]
 Array = npt.NDArray[Any]
 WITH_BLOCKS = 21
 """The operator set from which DequantizeLinear takes 4 and 16 bits, and scales for blocks."""
+WITH_AXIS = 13
+"""The operator set from which it takes a scale for each position of an axis."""
 
 
 def place_levels(editor: Editor, quantized: Mapping[str, Quantized]) -> list[Binding]:
@@ -104,9 +106,9 @@ def _place_uniform(
     moved = () if order == tuple(range(stored.levels.ndim)) else order
     levels = stored.levels.transpose(order)
     scale, zero, fields, axis = _for_onnx(decoding, stored.levels.shape, order)
-    if "block_size" in fields and editor.opset < WITH_BLOCKS:
-        return [Binding(editor.add_constant(name, stored.dense().transpose(order)), name, "values", moved)]
     ends = np.array([levels.min(initial=0), levels.max(initial=0), zero.min(), zero.max()])
+    if editor.opset < _needed(fields, ends):
+        return _place_arithmetic(editor, name, stored, order, ends)
     kind = kind or level_type(int(ends.min()), int(ends.max()), editor.opset)
     inputs = [editor.add_constant(f"{name}.levels", levels.astype(kind)), editor.add_constant(f"{name}.scale", scale)]
     bindings = [Binding(inputs[0], name, "levels", moved), Binding(inputs[1], name, "scale", moved, axis)]
@@ -115,6 +117,61 @@ def _place_uniform(
         bindings.append(Binding(inputs[2], name, "zero_point", moved, axis))
     editor.nodes.insert(0, make_node("DequantizeLinear", inputs, [name], **fields))
     return bindings
+
+
+def _needed(fields: Mapping[str, Any], ends: Array) -> int:
+    """The operator set whose DequantizeLinear decodes these levels."""
+    byte = (ends.min() >= -128 and ends.max() <= 127) or (ends.min() >= 0 and ends.max() <= 255)
+    return WITH_BLOCKS if "block_size" in fields or not byte else WITH_AXIS if fields else 10
+
+
+def _place_arithmetic(editor: Editor, name: str, stored: Quantized, order: tuple[int, ...], ends: Array) -> list[Binding]:
+    """What DequantizeLinear computes, spelled out for operator sets without it: ``(level - zero_point) * scale``.
+
+    A block of positions that share a scale gets an axis of its own while that is computed. The runtime computes all of
+    it once, when it loads the file.
+    """
+    assert isinstance(stored.decoding, Uniform)
+    moved = () if order == tuple(range(len(order))) else order
+    shape = [stored.levels.shape[axis] for axis in order]
+    entries = stored.decoding.scale.shape or (1,) * len(order)
+    blocks = [(length, entries[axis]) for axis, length in zip(order, shape, strict=True)]
+    if any(length % count for length, count in blocks):
+        return [Binding(editor.add_constant(name, stored.dense().transpose(order)), name, "values", moved)]
+    kind = next(kind for kind in (np.int8, np.uint8, np.int16, np.uint16, np.int32) if _holds(kind, ends))
+    constants = {"levels": stored.levels.transpose(order).astype(kind)}
+    for role in ("zero_point", "scale"):
+        values = getattr(stored.decoding, role).astype(np.float32).reshape(entries).transpose(order)
+        if role == "scale" or values.any():
+            constants[role] = values
+    names = {role: editor.add_constant(f"{name}.{role}", values) for role, values in constants.items()}
+    apart = any(1 < count < length for length, count in blocks)
+    nodes: list[NodeProto] = []
+
+    def add(operator: str, *inputs: str, **fields: Any) -> str:
+        nodes.append(make_node(operator, inputs, [editor.fresh(f"{name}.{operator.lower()}")], **fields))
+        return nodes[-1].output[0]
+
+    def reshaped(value: str, lengths: list[int]) -> str:
+        return add("Reshape", value, editor.add_constant(f"{name}.shape", np.array(lengths, np.int64))) if apart else value
+
+    value = reshaped(add("Cast", names["levels"], to=TensorProto.FLOAT), [n for m, count in blocks for n in (count, m // count)])
+    for role, operator in (("zero_point", "Sub"), ("scale", "Mul")):
+        if role in names:
+            value = add(operator, value, reshaped(names[role], [n for _, count in blocks for n in (count, 1)]))
+    reshaped(value, shape)
+    nodes[-1].output[0] = name
+    editor.nodes[:0] = nodes
+    return [Binding(names["levels"], name, "levels", moved), *_of_scales(names, name, moved)]
+
+
+def _of_scales(names: Mapping[str, str], name: str, moved: tuple[int, ...]) -> list[Binding]:
+    roles: tuple[Role, ...] = ("scale", "zero_point")
+    return [Binding(names[role], name, role, moved) for role in roles if role in names]
+
+
+def _holds(kind: Any, ends: Array) -> bool:
+    return bool(np.iinfo(kind).min <= ends.min() and ends.max() <= np.iinfo(kind).max)
 
 
 def _for_onnx(

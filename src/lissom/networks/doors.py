@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lissom.callables import names_callable
-from lissom.errors import ModelRefused, UsageError
+from lissom.errors import ModelRefused, UnknownOperators, UsageError
 from lissom.network import Network, Preprocess
-from lissom.networks.examples import InputShape
+from lissom.networks.examples import InputShape, from_shape
 from lissom.networks.preprocess import read_preprocess
 
 __all__ = ["open_network"]
@@ -25,6 +25,8 @@ def open_network(
     preprocess: Preprocess | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     input_shapes: Sequence[InputShape] | None = None,
     data: Any = None,
+    *,
+    partial: bool = False,
 ) -> Network:
     """Open a trained network, whichever door it comes through.
 
@@ -33,8 +35,10 @@ def open_network(
             ``nn.Module`` or :class:`~lissom.network.Network`.
         weights: A ``.safetensors`` or ``.pt`` file for a callable or a module.
         preprocess: A name (``"imagenet"``, ``"unit"`` …), a YAML or JSON file, fields, or a ``Preprocess``.
-        input_shapes: The shape of one sample for each input, without the batch: ``["1x28x28"]``, ``["128:int64"]``.
-        data: Where example inputs come from if neither ``input_shapes`` nor the module says.
+        input_shapes: The shape of one sample for each input, without the batch: ``["1x28x28"]``, ``["128:int64"]``; for a
+            ``.onnx`` file only where its own declared shapes do not say enough.
+        data: Where example inputs come from if neither ``input_shapes`` nor the module or the file says.
+        partial: Whether a ``.onnx`` file with operators that lissom cannot run is opened by its weights alone.
 
     Raises:
         ModelRefused: no such file, a kind that has no door, damaged, NaN in the weights, or it does not run.
@@ -55,11 +59,25 @@ def open_network(
         from lissom.networks.torch import open_callable
 
         return open_callable(str(model), weights=path, preprocess=chosen, input_shapes=input_shapes, data=data)
-    network = _open_file(file, weights=path, input_shapes=input_shapes)
+    opener = _opener(file)
+    if path is not None or (input_shapes and opener is not _open_onnx):
+        option = "--weights" if path is not None else "--input"
+        raise UsageError(f"{file} brings its own weights and shapes: leave {option} out; it goes with  module:callable")
+    network = opener(file, _Asked(chosen, input_shapes, data, partial))
     return network if chosen is None else dataclasses.replace(network, preprocess=chosen)
 
 
-def _open_file(file: Path, *, weights: Path | None, input_shapes: Sequence[InputShape] | None) -> Network:
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What the caller said beside the file."""
+
+    preprocess: Preprocess | None
+    input_shapes: Sequence[InputShape] | None
+    data: Any
+    partial: bool
+
+
+def _opener(file: Path) -> Callable[[Path, _Asked], Network]:
     suffix = file.suffix.lower()
     if suffix in _PICKLES:
         raise ModelRefused(
@@ -75,25 +93,33 @@ def _open_file(file: Path, *, weights: Path | None, input_shapes: Sequence[Input
         raise ModelRefused(f"{file} has no door: give {', '.join(_OPENERS)}, or  package.module:callable  with  --weights FILE")
     if not file.is_file():
         raise ModelRefused(f"no model file {file}: check the path, or give  package.module:callable")
-    if weights is not None or input_shapes:
-        option = "--weights" if weights is not None else "--input"
-        raise UsageError(f"{file} brings its own weights and shapes: leave {option} out; it goes with  module:callable")
-    return opener(file)
+    return opener
 
 
-def _open_onnx(file: Path) -> Network:
+def _open_onnx(file: Path, asked: _Asked) -> Network:
+    from lissom.data import example_inputs
     from lissom.networks.onnx import read_onnx
 
-    return read_onnx(file)
+    shapes = None if not asked.input_shapes else [from_shape(shape) for shape in asked.input_shapes]
+
+    def of_data(names: tuple[str, ...]) -> tuple[Tensor, ...]:
+        return example_inputs(asked.data, names, asked.preprocess)
+
+    try:
+        return read_onnx(file, shapes, otherwise=None if asked.data is None else of_data)
+    except UnknownOperators:
+        if not asked.partial:
+            raise
+        return read_onnx(file, shapes, weights_only=True)
 
 
-def _open_pt2(file: Path) -> Network:
+def _open_pt2(file: Path, _asked: _Asked) -> Network:
     from lissom.networks.pt2 import read_pt2
 
     return read_pt2(file)
 
 
-_OPENERS: dict[str, Callable[[Path], Network]] = {".onnx": _open_onnx, ".pt2": _open_pt2}
+_OPENERS: dict[str, Callable[[Path, _Asked], Network]] = {".onnx": _open_onnx, ".pt2": _open_pt2}
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _EXPORT_KERAS = "Keras files are not read yet: export it with  model.export('model.onnx', format='onnx')  and give that file"
 _LATER = {".keras": _EXPORT_KERAS, ".h5": _EXPORT_KERAS}

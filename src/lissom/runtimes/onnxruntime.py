@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from lissom.errors import DeployFailed
+from lissom.network import in_pieces
 from lissom.runtimes.base import Array, Model
 
 __all__ = ["OnnxRuntimeSession", "open_onnxruntime"]
@@ -21,20 +23,28 @@ FAILURES = (
 
 
 class OnnxRuntimeSession:
-    """A file opened in ONNX Runtime; arrays are cast to the dtypes that it takes."""
+    """A file opened in ONNX Runtime; one that fixes its batch is given its samples in batches of that length."""
 
     def __init__(self, session: onnxruntime.InferenceSession, label: str) -> None:
         self._session = session
         self._label = label
         self.input_names: tuple[str, ...] = tuple(value.name for value in session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(value.name for value in session.get_outputs())
+        first = [value.shape[0] if value.shape else None for value in session.get_inputs()]
+        self._batch = first[0] if first and isinstance(first[0], int) and len(set(first)) == 1 else None
 
     def __call__(self, *arrays: np.ndarray[Any, Any]) -> tuple[Array, ...]:
-        """Run once.
+        """The outputs for all samples.
 
         Raises:
             DeployFailed: the file does not run on these arrays.
         """
+        if self._batch is None or not arrays or len(arrays[0]) == self._batch:
+            return self._run(arrays)
+        pieces = [self._run(piece) for piece in in_pieces(arrays, self._batch)]
+        return tuple(np.concatenate(parts)[: len(arrays[0])] for parts in zip(*pieces, strict=True))
+
+    def _run(self, arrays: Sequence[np.ndarray[Any, Any]]) -> tuple[Array, ...]:
         try:
             return tuple(self._session.run(None, dict(zip(self.input_names, arrays, strict=True))))
         except (*FAILURES, ValueError) as error:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from onnx import GraphProto, ValueInfoProto
 from torch import Tensor
 
 from lissom.errors import ModelRefused
+from lissom.network import flatten_outputs
 from lissom.networks.onnx.operators.dtypes import DTYPES
 
-__all__ = ["Input", "candidates", "declared_inputs", "dynamic_axes"]
+__all__ = ["NOT_RUN", "Input", "batch_is_fixed", "candidates", "declared_inputs", "dynamic_axes"]
+
+NOT_RUN = (RuntimeError, ValueError, IndexError, TypeError)
+"""What torch raises for inputs that a graph cannot take."""
 
 LARGEST_INPUT = 1 << 28
 """Elements; a larger declared input is refused before anything is allocated."""
@@ -85,16 +90,37 @@ def batch_name(inputs: tuple[Input, ...]) -> str | None:
 
 
 def candidates(inputs: tuple[Input, ...], seed: int = 0) -> Iterator[tuple[Tensor, ...]]:
-    """Example inputs to try: one length for all open axes at a time, the batch always two.
+    """Example inputs to try: one length for all open axes at a time, with a batch of two, and then of one.
 
     Floats are normal, integers small and not negative (they are mostly ids), booleans true.
     """
     batch = batch_name(inputs)
     open_lengths = {length for declared in inputs for length in declared.shape if isinstance(length, str)} - {batch}
-    for length in _LENGTHS if open_lengths else _LENGTHS[:1]:
-        lengths: Mapping[str, int] = {**dict.fromkeys(open_lengths, length), **({batch: 2} if batch else {})}
-        generator = torch.Generator().manual_seed(seed)
-        yield tuple(_example(declared, lengths, generator) for declared in inputs)
+    for samples in (2, 1) if batch else (2,):
+        for length in _LENGTHS if open_lengths else _LENGTHS[:1]:
+            lengths: Mapping[str, int] = {**dict.fromkeys(open_lengths, length), **({batch: samples} if batch else {})}
+            generator = torch.Generator().manual_seed(seed)
+            yield tuple(_example(declared, lengths, generator) for declared in inputs)
+
+
+def batch_is_fixed(module: Callable[..., Any], declared: tuple[Input, ...], inputs: tuple[Tensor, ...]) -> bool:
+    """Whether the graph computes with the batch of these inputs only; many files fix it without needing to."""
+    if inputs[0].ndim == 0 or (len(inputs[0]) > 1 and batch_name(declared) is not None):
+        return False
+    try:
+        with torch.no_grad():
+            once = flatten_outputs(module(*inputs))
+            twice = flatten_outputs(module(*(torch.cat([tensor, tensor]) for tensor in inputs)))
+    except NOT_RUN:
+        return True
+    return not all(_is_twice(a, b) for a, b in zip(once, twice, strict=True))
+
+
+def _is_twice(once: Tensor, twice: Tensor) -> bool:
+    if once.ndim == 0 or twice.shape != (2 * once.shape[0], *once.shape[1:]):
+        return False
+    expected = torch.cat([once, once]).double()
+    return bool((twice.double() - expected).abs().max() <= 1e-3 * expected.abs().max().clamp(min=1e-30)) if once.numel() else True
 
 
 def _example(declared: Input, lengths: Mapping[str, int], generator: torch.Generator) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lissom.errors import ModelRefused
+from lissom.network import flatten_outputs, in_pieces
 from lissom.networks.onnx.bind import bind
 from lissom.networks.onnx.names import torch_names
 from lissom.networks.onnx.plan import Call, Plan
@@ -45,7 +47,9 @@ class OnnxModule(nn.Module):
     """An ONNX graph as a module; made by :func:`make_module`.
 
     Values live in numbered slots while the graph runs. Slot 0 is "no input". A slot is emptied after its last
-    reader, so the memory in use is that of the live values.
+    reader, so the memory in use is that of the live values. Where the file computes with one batch only, ``batch`` says
+    which, and any other is run in pieces of it. ``origins`` says where in the file each tensor of the state stands, and
+    ``constants`` for each folded constant which value of the file it is, and of which shape.
     """
 
     def __init__(self) -> None:
@@ -55,9 +59,24 @@ class OnnxModule(nn.Module):
         self.outputs: list[int] = []
         self.state: list[tuple[nn.Module, str, int]] = []
         self.steps: list[Step] = []
+        self.batch: int | None = None
+        self.weights_only = False
+        self.origins: dict[str, tuple[str, ...]] = {}
+        self.constants: dict[str, tuple[str, tuple[int, ...]]] = {}
+
+    def changed_constants(self) -> dict[str, Tensor]:
+        """The folded constants that structure edits cut, by the name of the value in the file."""
+        now = {name: (self.get_buffer(path), shape) for path, (name, shape) in self.constants.items()}
+        return {name: tensor for name, (tensor, shape) in now.items() if tuple(tensor.shape) != shape}
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Run the graph; one tensor, or a tuple where the graph has several outputs."""
+        if self.weights_only:
+            raise ModelRefused("only the weights of this file were read, so it does not run: steps that need data cannot be used")
+        if self.batch is not None and inputs[0].shape[0] != self.batch:
+            pieces = [flatten_outputs(self.forward(*piece)) for piece in in_pieces(inputs, self.batch)]
+            joined = tuple(torch.cat(parts)[: inputs[0].shape[0]] for parts in zip(*pieces, strict=True))
+            return joined[0] if len(joined) == 1 else joined
         slots = self.slots.copy()
         for slot, value in zip(self.inputs, inputs, strict=True):
             slots[slot] = value
@@ -112,6 +131,8 @@ def make_module(plan: Plan, *, runnable: bool = True) -> OnnxModule:
     builder.add_state()
     if runnable:
         builder.add_calls()
+    else:
+        module.weights_only = True
     return module
 
 
@@ -164,6 +185,7 @@ class _Builder:
             else:
                 owner.register_buffer(attribute, tensor)
             self.module.state.append((owner, attribute, self.slot(name)))
+            self.module.origins[names[name]] = self.plan.origins[name]
 
     def add_calls(self) -> None:
         self.module.inputs = [self.slot(name) for name in self.plan.inputs]
@@ -268,6 +290,7 @@ class _Builder:
             attribute = f"c{sum(1 for _ in folder.buffers())}"
             folder.register_buffer(attribute, self.plan.constants[name], persistent=False)
             self.module.state.append((folder, attribute, self.slot(name)))
+            self.module.constants[f"{_CONSTANTS}.{attribute}"] = (name, tuple(self.plan.constants[name].shape))
         return self.slot(name)
 
     def known_slot(self, name: str) -> int:

@@ -48,5 +48,19 @@ def _escaped(piece: str) -> str:
 
 
 _PLAIN = nn.Module()
-_RESERVED = frozenset({"inputs", "outputs", "parametrizations", "slots", "state", "steps"})
+_RESERVED = frozenset(
+    {
+        "batch",
+        "changed_constants",
+        "constants",
+        "inputs",
+        "origins",
+        "outputs",
+        "parametrizations",
+        "slots",
+        "state",
+        "steps",
+        "weights_only",
+    }
+)
 """What the reader's module and torch's parametrizations call their own."""

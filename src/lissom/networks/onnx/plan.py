@@ -61,6 +61,8 @@ class Plan:
         inputs: Names of the graph's inputs, without initialisers.
         outputs: Names of what the graph's outputs are computed as.
         unsupported: Operators without a function, with how often each stands in the graph.
+        origins: Where each tensor of the file stands: its name there, after the branches that it lies in (the first
+            output of their ``If``, and the side).
     """
 
     parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -70,6 +72,7 @@ class Plan:
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     unsupported: Counter[str] = field(default_factory=Counter)
+    origins: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -114,6 +117,7 @@ class _Planner:
         self.consumers = consumers
         self.aliases: dict[str, str] = {}
         self.branch_count = 0
+        self.path: tuple[str, ...] = ()
         self.defined: set[str] = {""}
 
     def resolve(self, name: str) -> str:
@@ -129,13 +133,15 @@ class _Planner:
 
     def add_initializers(self, graph: GraphProto) -> None:
         for proto in graph.initializer:
-            self.add_tensor(self.resolve(proto.name), read_tensor(proto, self.folder))
+            self.add_tensor(proto.name, read_tensor(proto, self.folder))
         for sparse in graph.sparse_initializer:
-            self.add_tensor(self.resolve(sparse.values.name), read_sparse(sparse))
+            self.add_tensor(sparse.values.name, read_sparse(sparse))
 
-    def branch(self, graph: GraphProto) -> Branch:
+    def branch(self, node: NodeProto, side: str) -> Branch:
         """The calls of a branch; its names are made distinct, since both sides may use the same ones."""
-        outer_calls, outer_aliases = self.plan.calls, dict(self.aliases)
+        graph = next(attribute.g for attribute in node.attribute if attribute.name == side)
+        outer_calls, outer_aliases, outer_path = self.plan.calls, dict(self.aliases), self.path
+        self.path = (*outer_path, node.output[0], side)
         self.plan.calls = []
         made = [tensor.name for tensor in graph.initializer] + [name for node in graph.node for name in node.output if name]
         self.branch_count += 1
@@ -144,13 +150,15 @@ class _Planner:
         for node in graph.node:
             self.add_node(node, graph)
         found = Branch(self.plan.calls, [self.resolve(output.name) for output in graph.output])
-        self.plan.calls, self.aliases = outer_calls, outer_aliases
+        self.plan.calls, self.aliases, self.path = outer_calls, outer_aliases, outer_path
         self.defined.update(made)  # the other branch must not take these names for its own
         return found
 
-    def add_tensor(self, name: str, tensor: Tensor) -> None:
+    def add_tensor(self, original: str, tensor: Tensor) -> None:
         """Sort a tensor of the file by what reads it."""
-        role = role_of(tensor, self.consumers.get(name, []))
+        name = self.resolve(original)
+        self.plan.origins[name] = (*self.path, original)
+        role = role_of(tensor, self.consumers.get(original, []))
         store = {Role.PARAMETER: self.plan.parameters, Role.BUFFER: self.plan.buffers, Role.CONSTANT: self.plan.constants}[role]
         store[name] = tensor
         self.defined.add(name)
@@ -200,7 +208,7 @@ class _Planner:
 def _constant(planner: _Planner, node: NodeProto, _inputs: list[str]) -> bool:
     """A Constant node is an initialiser with another spelling."""
     entry = Entry("Constant", _constant_value, 1, None)
-    planner.add_tensor(planner.resolve(node.output[0]), _constant_value(**read_attributes(node, entry)))
+    planner.add_tensor(node.output[0], _constant_value(**read_attributes(node, entry)))
     return True
 
 
@@ -223,14 +231,13 @@ def _identity(planner: _Planner, node: NodeProto, inputs: list[str]) -> bool:
 
 def _if(planner: _Planner, node: NodeProto, inputs: list[str]) -> bool:
     """The branch that a constant condition takes; else both, and the condition chooses when the graph runs."""
-    graphs = {attribute.name: attribute.g for attribute in node.attribute}
     condition = planner.plan.constants.get(inputs[0])
     if condition is not None:
-        taken = planner.branch(graphs["then_branch" if bool(condition) else "else_branch"])
+        taken = planner.branch(node, "then_branch" if bool(condition) else "else_branch")
         planner.plan.calls += taken.calls
         planner.aliases.update(zip(node.output, taken.outputs, strict=True))
         return True
-    branches = (planner.branch(graphs["then_branch"]), planner.branch(graphs["else_branch"]))
+    branches = (planner.branch(node, "then_branch"), planner.branch(node, "else_branch"))
     read = [name for branch in branches for call in branch.calls for name in call.inputs]
     answers = [name for branch in branches for name in branch.outputs]
     entry = Entry("If", _chosen, 1, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -12,10 +12,10 @@ import torch
 from onnx import ModelProto
 from torch import Tensor
 
-from lissom.errors import ModelRefused, UsageError
+from lissom.errors import ModelRefused, UnknownOperators, UsageError
 from lissom.network import Network, Source
 from lissom.networks.onnx.file import domain_of, open_model, versions
-from lissom.networks.onnx.inputs import Input, candidates, declared_inputs, dynamic_axes
+from lissom.networks.onnx.inputs import NOT_RUN, Input, batch_is_fixed, candidates, declared_inputs, dynamic_axes
 from lissom.networks.onnx.module import OnnxModule, make_module
 from lissom.networks.onnx.operators.dtypes import DTYPES
 from lissom.networks.onnx.plan import Plan, make_plan
@@ -30,6 +30,7 @@ def read_onnx(
     *,
     settings: Mapping[str, float] | None = None,
     weights_only: bool = False,
+    otherwise: Callable[[tuple[str, ...]], Sequence[Tensor]] | None = None,
 ) -> Network:
     """Read an ONNX model as a network whose parameters are the file's floating initialisers.
 
@@ -40,14 +41,16 @@ def read_onnx(
             others, and the file keeps all of them.
         weights_only: Read the weights and leave the graph: the network cannot run, and what needs no data (quantizing
             weights, sharing, packing) still works. For files with operators that lissom has no function for.
+        otherwise: Gives example inputs from the inputs' names, where the network does not run on what its declared
+            shapes suggest.
 
     Returns:
         A network with the file's names of inputs and outputs, its open lengths as dynamic axes, and the parsed model
         as ``source.original`` for the way back.
 
     Raises:
-        ModelRefused: the file is damaged or asks for what is not safe; or it has operators without a function, and
-            then the error lists all of them; or it does not run on its own declared shapes.
+        UnknownOperators: it has operators without a function; the error lists all of them.
+        ModelRefused: the file is damaged or asks for what is not safe, or it does not run on its own declared shapes.
 
     Example:
         >>> from onnx import helper, TensorProto
@@ -63,13 +66,18 @@ def read_onnx(
     """
     proto, folder = open_model(model)
     location = "" if isinstance(model, ModelProto) else str(Path(model))
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)  # an edit must find each weight in the graph itself
     plan = _planned(proto, folder, _settings(proto, settings or {}))
     if plan.unsupported and not weights_only:
-        raise ModelRefused(_listing(plan, location))
+        raise UnknownOperators(_listing(plan, location))
     module = make_module(plan, runnable=not weights_only)
     inputs = declared_inputs(proto.graph, plan.inputs)
     if example_inputs is None:
-        example_inputs = next(candidates(inputs)) if weights_only else _runs_on(module, inputs)
+        example_inputs = next(candidates(inputs)) if weights_only else _runs_on(module, inputs, otherwise)
+    fixed = not weights_only and batch_is_fixed(module, inputs, tuple(example_inputs))
+    if fixed and len({len(tensor) for tensor in example_inputs}) == 1:
+        module.batch = len(example_inputs[0])
     network = Network(
         module,
         tuple(example_inputs),
@@ -77,6 +85,7 @@ def read_onnx(
         output_names=tuple(output.name for output in proto.graph.output),
         dynamic_axes=dynamic_axes(inputs),
         source=Source("onnx", location, proto),
+        fixed_batch=fixed,
     )
     return network.noting(_weights_only_note(plan)) if weights_only else network
 
@@ -88,7 +97,7 @@ def read_module(model: str | os.PathLike[str] | ModelProto) -> OnnxModule:
         ModelRefused: as :func:`read_onnx`.
     """
     proto, folder = open_model(model)
-    plan = _planned(proto, folder)
+    plan = _planned(onnx.inliner.inline_local_functions(proto) if proto.functions else proto, folder)
     if plan.unsupported:
         raise ModelRefused(_listing(plan, ""))
     return make_module(plan)
@@ -109,9 +118,7 @@ def _settings(proto: ModelProto, settings: Mapping[str, float]) -> dict[str, Ten
 
 
 def _with_known_operators(proto: ModelProto, found: dict[str, int]) -> ModelProto:
-    """The model with its own functions, and operators that ONNX defines by others, replaced by their nodes."""
-    if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto)
+    """The model with operators that ONNX defines by others replaced by their nodes."""
     for _ in range(_DEEPEST):  # an operator may be defined by one that is itself defined by others
         composed = {(n.domain, n.op_type) for n in proto.graph.node if _is_composed(domain_of(n.domain), n.op_type, found)}
         if not composed:
@@ -137,8 +144,9 @@ def _is_composed(domain: str, name: str, found: dict[str, int]) -> bool:
 def _listing(plan: Plan, location: str) -> str:
     counted = ", ".join(f"{name} ({count})" for name, count in sorted(plan.unsupported.items()))
     return (
-        f"{location or 'the model'} uses operators that lissom cannot run: {counted}; its weights can still be quantized, "
-        "shared and packed without data, and inspect shows the file"
+        f"{location or 'the model'} uses operators that lissom cannot run: {counted}. Its weights can still be made smaller "
+        "without running it: lissom pack --quality 40, or from Python read_onnx(FILE, weights_only=True), steps that need no "
+        "data (QuantizeWeights, ShareWeights), deploy(network).save(FILE); lissom inspect shows the file"
     )
 
 
@@ -147,17 +155,24 @@ def _weights_only_note(plan: Plan) -> str:
     return f"only the weights were read; operators without a function: {counted}"
 
 
-def _runs_on(module: OnnxModule, declared: tuple[Input, ...]) -> tuple[Tensor, ...]:
+def _runs_on(
+    module: OnnxModule, declared: tuple[Input, ...], otherwise: Callable[[tuple[str, ...]], Sequence[Tensor]] | None
+) -> tuple[Tensor, ...]:
     """The first example inputs that the network runs on."""
     first: Exception | None = None
     for inputs in candidates(declared):
         try:
             with torch.no_grad():
                 module(*inputs)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except NOT_RUN as error:
             first = first or error
         else:
             return inputs
+    if otherwise is not None:
+        return tuple(otherwise(tuple(entry.name for entry in declared)))
     shapes = ", ".join(f"{entry.name} {list(entry.shape)}" for entry in declared)
     reason = str(first).splitlines()[0] if first else "it has no inputs"
-    raise ModelRefused(f"the network does not run on its declared inputs {shapes}: {reason}; give example inputs that it takes")
+    raise ModelRefused(
+        f"the network does not run on its declared inputs {shapes}: {reason}; give the shape of a sample for each input "
+        "(--input 3x224x224), or data"
+    )

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from lissom.networks.onnx.values import Known
 
-__all__ = ["SIZED_ATTRIBUTES", "SIZED_INPUTS", "SizedCall", "changed_sizes"]
+__all__ = ["SIZED_ATTRIBUTES", "SIZED_INPUTS", "SizedCall", "Sizes", "changed_sizes"]
+
+Sizes = Mapping[int | str, npt.NDArray[Any] | list[int] | int]
+"""Numbers that a call states: by input position, an array of the shape and type that the file has; by attribute."""
 
 SIZED_INPUTS: Mapping[str, tuple[int, ...]] = {
     "Concat": tuple(range(16)), "ConstantOfShape": (0,), "Expand": (1,), "Reshape": (1,), "Slice": (1, 2), "Split": (1,),
@@ -69,22 +73,30 @@ class SizedCall(nn.Module):
             found[name] = getattr(self, name) if count is None else self._read(name, count)
         return found
 
-    def changed(self) -> dict[int | str, list[int] | int]:
+    def changed(self) -> Sizes:
         """What is stated now and was not in the file."""
-        return {key: value for key, value in self.numbers().items() if value != self._before[key]}
+        return {
+            key: self._known(key).tensor().numpy() if isinstance(key, int) else value
+            for key, value in self.numbers().items()
+            if value != self._before[key]
+        }
+
+    def _known(self, position: int) -> Known:
+        shape, dtype = self._shapes[position]
+        numbers = self._read(f"input_{position}", int(torch.Size(shape).numel()))
+        return Known(Known.of(numbers).array.reshape(shape), dtype)
 
     def forward(self, *values: Any) -> Any:
         """The call, with the numbers as they are now."""
         stated = list(values)
-        for position, (shape, dtype) in self._shapes.items():
-            numbers = self._read(f"input_{position}", int(torch.Size(shape).numel()))
-            stated[position] = Known(Known.of(numbers).array.reshape(shape), dtype)
+        for position in self._shapes:
+            stated[position] = self._known(position)
         if not self._counts:
             return self.function(*stated)
         return self.function(*stated, **{name: value for name, value in self.numbers().items() if isinstance(name, str)})
 
 
-def changed_sizes(module: nn.Module) -> dict[str, dict[int | str, list[int] | int]]:
+def changed_sizes(module: nn.Module) -> dict[str, Sizes]:
     """For each call whose sizes were edited, named by its first output: the numbers that differ from the file's."""
     found = ((path, part.changed()) for path, part in module.named_modules() if isinstance(part, SizedCall))
     return {path.rpartition(".")[2]: changes for path, changes in found if changes}
