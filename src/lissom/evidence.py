@@ -161,10 +161,8 @@ def _trial(outcome: Outcome, chosen: Candidate, limits: Limits, ship: Ship) -> T
 def _exceeds(name: str, outcome: Outcome, limits: Limits, ship: Ship) -> str:
     """What a candidate has too much of, in words."""
     if name == "max_drop":
-        spread = 100 * (outcome.standard_error or 0)
-        return (
-            f"lost {100 * (outcome.drop or 0):.2f} ± {spread:.2f} % on validation, {100 * (limits.max_drop or 0):.2f} % allowed"
-        )
+        bound, allowed = (100 * (value or 0) for value in (outcome.largest_drop, limits.max_drop))
+        return f"lost {100 * (outcome.drop or 0):.2f} % on validation, which may be {bound:.2f} %; {allowed:.2f} % allowed"
     if name == "max_size":
         return f"{outcome.shipped(ship):,} bytes, {limits.max_size:,.0f} allowed"
     return f"{1e3 * (outcome.latency or 0):.3f} ms, {1e3 * (limits.max_latency or 0):.3f} ms allowed"

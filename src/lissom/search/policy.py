@@ -28,7 +28,7 @@ DEFAULT_MAX_DROP = 0.01
 """One point (or 1 %): what a user who gives no limit at all is taken to accept."""
 
 ROUNDS = 4
-TRAINING_SAMPLES = 32_000  # seen by one trial: small data gets more epochs, large data at least two
+TRAINING_SAMPLES = 24_000  # seen by one trial: small data gets more epochs, large data at least two
 SAME_SIZE = 0.10  # outcomes whose goal differs by less are told apart by divergence, where the data cannot decide
 
 
