@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lissom.deploy import deploy, verify
+from lissom.deploy.editing import Editor
 from lissom.errors import DeployFailed
 from lissom.network import Network
 from lissom.runtimes import open_file
@@ -65,6 +66,33 @@ def test_names_of_inputs_and_outputs_are_the_users() -> None:
     made = Network(nn.Linear(3, 2), (torch.zeros(2, 3),), input_names=("image",), output_names=("logits",))
     session = open_file(deploy(made).to_bytes())
     assert (session.input_names, session.output_names) == (("image",), ("logits",))
+
+
+def test_names_may_be_those_that_the_exporter_gives_to_values_within() -> None:
+    class Adding(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            y = (x + 1).relu()
+            return y * 3, y + 2
+
+    made = Network(Adding(), (torch.zeros(2, 3),), input_names=("relu",), output_names=("add", "mul"))
+    deployed = deploy(made)
+    assert verify(deployed, made, [(torch.randn(33, 3),)]).holds
+    session = open_file(deployed.to_bytes())
+    assert (session.input_names, session.output_names) == (("relu",), ("add", "mul"))
+    onnx.checker.check_model(deployed.model, full_check=True)
+
+
+def test_an_output_named_like_a_parameter_is_refused() -> None:
+    with pytest.raises(DeployFailed, match="the name 'weight' of an input or output is taken"):
+        deploy(Network(nn.Linear(3, 2), (torch.zeros(2, 3),), output_names=("weight",)))
+
+
+def test_a_graph_that_runs_in_a_circle_is_refused() -> None:
+    nodes = [onnx.helper.make_node("Add", ["x", "b"], ["a"]), onnx.helper.make_node("Neg", ["a"], ["b"])]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", 1, [1])], [value("b", 1, [1])])
+    with pytest.raises(DeployFailed, match="the graph runs in a circle"):
+        Editor(onnx.helper.make_model(graph)).sort()
 
 
 def test_an_output_that_is_an_input_or_given_twice_is_exported() -> None:

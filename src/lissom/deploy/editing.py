@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy as copying
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
-__all__ = ["Editor", "attributes", "make_node"]
+from lissom.errors import DeployFailed
+
+__all__ = ["Editor", "attributes", "make_node", "rename_values"]
 
 Array = npt.NDArray[Any]
 
@@ -123,9 +125,14 @@ class Editor:
         self.nodes = [node for node in self.nodes if id(node) not in gone]
 
     def sort(self) -> None:
-        """Put the nodes into an order in which each comes after what it reads, the present order where that is free."""
+        """Put the nodes into an order in which each comes after what it reads, the present order where that is free.
+
+        Raises:
+            DeployFailed: a node reads what follows from its own output.
+        """
         producers = self.producers()
         placed: set[int] = set()
+        opened: set[int] = set()
         order: list[NodeProto] = []
         for root in self.nodes:
             stack = [(root, False)]
@@ -137,6 +144,11 @@ class Editor:
                     placed.add(id(node))
                     order.append(node)
                     continue
+                if id(node) in opened:
+                    raise DeployFailed(
+                        f"the graph runs in a circle: {node.op_type} {node.name or node.output[0]} reads its own output"
+                    )
+                opened.add(id(node))
                 stack.append((node, True))
                 before = [producers[name] for name in reads(node) if name in producers]
                 stack.extend((other, False) for other in reversed(before) if id(other) not in placed)
@@ -192,7 +204,17 @@ def reads(node: NodeProto) -> Iterator[str]:
         yield from (value.name for value in graph.output if value.name not in inner)
 
 
-def _rename_reads(node: NodeProto, names: dict[str, str]) -> None:
+def rename_values(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Give values of a graph other names, wherever they are computed or read, all at once; constants keep theirs."""
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        _rename_reads(node, names)
+        for position, name in enumerate(node.output):
+            node.output[position] = names.get(name, name)
+
+
+def _rename_reads(node: NodeProto, names: Mapping[str, str]) -> None:
     for position, name in enumerate(node.input):
         if name in names:
             node.input[position] = names[name]

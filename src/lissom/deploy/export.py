@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import itertools
 import json
 import logging
 import warnings
@@ -15,6 +16,7 @@ import onnx
 import torch
 from onnx import ModelProto
 
+from lissom.deploy.editing import rename_values
 from lissom.errors import DeployFailed
 from lissom.network import Network
 from lissom.networks.preprocess import METADATA_KEY, preprocess_dict
@@ -24,6 +26,8 @@ __all__ = ["export_module", "quiet"]
 OPSET = 21
 IR_VERSION = 10
 LARGEST = 2**31 - 2**20
+NEUTRAL = "lissom"
+"""What inputs and outputs are called for the exporter, which would not notice that a value within has the same name."""
 
 
 def export_module(network: Network, *, opset: int = OPSET) -> ModelProto:
@@ -52,8 +56,8 @@ def export_module(network: Network, *, opset: int = OPSET) -> ModelProto:
                 optimize=False,
                 verbose=False,
                 opset_version=opset,
-                input_names=list(network.input_names),
-                output_names=list(network.output_names),
+                input_names=[f"{NEUTRAL}_input_{number}" for number in range(len(network.input_names))],
+                output_names=[f"{NEUTRAL}_output_{number}" for number in range(len(network.output_names))],
                 dynamic_shapes=_dynamic_shapes(network),
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:  # noqa: SLF001
@@ -120,10 +124,32 @@ def _bare(model: ModelProto, network: Network) -> ModelProto:
     if network.preprocess is not None:  # whoever runs the file must know how images become its inputs
         bare.metadata_props.add(key=METADATA_KEY, value=json.dumps(preprocess_dict(network.preprocess)))
     bare.graph.name = "network"
-    got = [value.name for value in bare.graph.input]
-    if got != list(network.input_names):
-        raise DeployFailed(f"the exported file takes {got}, and the network takes {list(network.input_names)}")
+    _name(bare.graph, network)
     return bare
+
+
+def _name(graph: onnx.GraphProto, network: Network) -> None:
+    """Give inputs and outputs the network's names; a value within that has such a name gets another."""
+    wanted = (*network.input_names, *network.output_names)
+    constants = {tensor.name for tensor in graph.initializer}
+    for name in wanted:
+        if name in constants or wanted.count(name) > 1:
+            raise DeployFailed(
+                f"the name {name!r} of an input or output is taken by a parameter or by another of them: "
+                "give the network other input_names or output_names"
+            )
+    if len(graph.input) != len(network.input_names):
+        raise DeployFailed(
+            f"the exported file takes {len(graph.input)} inputs, and the network takes {list(network.input_names)}"
+        )
+    taken = {name for node in graph.node for name in node.output} | constants
+    names = {name: f"{name}_{_first_free(name, taken)}" for name in wanted if name in taken}
+    names |= {value.name: name for value, name in zip([*graph.input, *graph.output], wanted, strict=True)}
+    rename_values(graph, names)
+
+
+def _first_free(name: str, taken: set[str]) -> int:
+    return next(number for number in itertools.count(1) if f"{name}_{number}" not in taken)
 
 
 def _strip(graph: onnx.GraphProto) -> None:
