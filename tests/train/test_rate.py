@@ -7,6 +7,7 @@ import itertools
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -95,9 +96,9 @@ def test_newton_finds_the_coefficients_that_cost_least(shape: tuple[int, ...]) -
     levels = levels_of(shape, 3, 0.3)
     prior = Prior(shape)
     least = float(prior.fitted(levels, rounds=40))
-    for index, change in itertools.product(range(len(prior.coefficients)), (-0.05, 0.05)):
+    for index, change in itertools.product(np.flatnonzero(prior.used), (-0.05, 0.05)):
         moved = Prior(shape)
-        moved.coefficients, moved.magnitude = prior.coefficients.clone(), prior.magnitude
+        moved.coefficients, moved.magnitude = prior.coefficients.copy(), prior.magnitude
         moved.coefficients[index] += change
         if index and moved.coefficients[index] < 0:
             continue

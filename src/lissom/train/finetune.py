@@ -121,8 +121,7 @@ class Finetune(Step):
             return trained
         with torch.random.fork_rng():
             torch.manual_seed(job.seed)
-            _Training(self, trained, job).run()
-        return trained
+            return _Training(self, trained, job).run()
 
 
 class _Training:
@@ -150,7 +149,7 @@ class _Training:
         self.epoch = 0
         self.best: tuple[float, int, dict[str, Tensor]] | None = None
 
-    def run(self) -> None:
+    def run(self) -> Network:
         self._resume()
         with self.job.progress.task("training", self.settings.epochs * self.steps_per_epoch) as task:
             task.advance(self.epoch * self.steps_per_epoch)
@@ -170,12 +169,13 @@ class _Training:
         if self.best is not None:
             self.module.load_state_dict(self.best[2])
         if self.rate is not None:
-            self.rate.settle()
+            self.network = self.network.noting(self.rate.settle())
         if self.during is not None:  # a training that stopped early owes the rest
             self.during.update(self.module, self.job, 1.0, learning_rate=0.0)
         self.module.eval().to("cpu")
         if self.teacher is not None:
             self.teacher.to("cpu")
+        return self.network
 
     def _train_epoch(self, advance: Callable[[float, str], None]) -> float:
         self.module.train()

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from lissom.train.rate import kernels
 
 __all__ = ["Prior"]
 
-HALF = 0.5
 SEEN = 0.4
 """What is added to each count, as an adaptive coder does before it has seen anything."""
 
 LN2 = math.log(2)
+Array = npt.NDArray[Any]
 
 
 class Prior:
@@ -42,16 +45,14 @@ class Prior:
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         size = math.prod(shape)
-        folded = (1, size, 1) if len(shape) < 2 else (shape[0], shape[1], math.prod(shape[2:]))
-        self.shape: tuple[int, int, int] = folded
-        # Which axes are summed over to count how alive something is: a row, a column, a place in the kernel, a kernel.
-        over = ((1, 2), (0, 2), (0, 1), (2,))
-        self.over = tuple(axes for axes in over if 1 < math.prod(folded[axis] for axis in axes) < size)
-        if folded[2] == 1:
-            self.over = self.over[:2]
-        start = [1.0, 1.0, *[0.0] * len(self.over[2:])][: len(self.over)]
-        self.coefficients = torch.tensor([0.0, *start])
-        self.magnitude = torch.tensor(0.3)  # the parameter of the geometric distribution
+        self.rows, self.columns, self.kernel = (1, size, 1) if len(shape) < 2 else (shape[0], shape[1], math.prod(shape[2:]))
+        self.size = size
+        # How many positions each count is out of: a row's, a column's, a place's, a kernel's.
+        self.lengths = (size // self.rows, size // self.columns, size // self.kernel, self.kernel)
+        informs = (1 < length < size for length in self.lengths)
+        self.used = np.array([True, *informs]) & np.array([True, True, True, self.kernel > 1, self.kernel > 1])
+        self.coefficients = np.where(self.used, [0.0, 1.0, 1.0, 0.0, 0.0], 0.0)
+        self.magnitude = 0.3  # the parameter of the geometric distribution
 
     def fitted(self, latents: Tensor, rounds: int = 12) -> Tensor:
         """The bits once the coefficients have settled on these levels."""
@@ -59,82 +60,101 @@ class Prior:
             self.fit(latents)
         return self.bits(latents)
 
-    def bits(self, latents: Tensor) -> Tensor:
+    def bits(self, latents: Tensor, unit: float = 1.0) -> Tensor:
         """What the levels that ``latents`` round to cost, a scalar.
 
-        The gradient at a latent between -1 and 1 is what its level 1 costs more than its level 0, beyond that what
-        one more level costs: exact where latents are whole, and a pull towards zero that is strong in dead rows and
-        columns and weak in alive ones.
+        The gradient at a latent between levels -1 and 1 is what level 1 costs more than level 0, beyond that what one
+        more level costs: exact where latents are whole, and a pull towards zero that is strong in dead rows and
+        columns and weak in alive ones. The work is done on the CPU.
 
         Args:
-            latents: float, of the tensor's shape, in levels.
+            latents: float, of the tensor's shape.
+            unit: How far a latent moves for one level.
         """
-        with torch.no_grad():
-            size = latents.detach().abs().to(torch.float32).reshape(self.shape)
-            alive = size > HALF
-            count = alive.sum()
-            odds = self._odds(self._features(alive, count), alive)
-        result: Tensor = _Bits.apply(latents, size, odds, self.magnitude.to(size.device))  # type: ignore[no-untyped-call]
+        result: Tensor = _Bits.apply(latents, self, unit)  # type: ignore[no-untyped-call]
         return result
 
-    def fit(self, latents: Tensor) -> None:
+    def fit(self, latents: Tensor, unit: float = 1.0) -> None:
         """One damped Newton step of the coefficients, and the magnitude's parameter in closed form."""
-        size = latents.detach().abs().reshape(self.shape)
-        alive = size > HALF
-        count, extra = alive.sum(), (size.round() - 1).clamp_min_(0).sum()
-        self.magnitude = ((extra + SEEN) / (count + extra + 2 * SEEN)).to(torch.float32)
-        chance = torch.sigmoid(self._odds(self._features(alive, count), alive))
-        spread = chance * (1 - chance)
-        features = [torch.ones_like(chance), *(torch.where(alive, *pair[::-1]) for pair in self._features(alive, count))]
-        slope = torch.stack([((chance - alive.to(chance.dtype)) * feature).sum() for feature in features]).cpu()
-        weighted = [spread * feature for feature in features]
-        curve = torch.stack([torch.stack([(one * other).sum() for other in features]) for one in weighted]).cpu()
-        damped = curve + torch.eye(len(curve)) * (1e-3 * curve.diagonal().mean() + 1e-3)
+        seen = _Seen(self, self.folded(latents), 1 / unit)
+        self.magnitude = (seen.extra + SEEN) / (seen.count + seen.extra + 2 * SEEN)
+        row, column, place, kernel = seen.features
+        slope, curve = kernels.normal_equations(
+            seen.latents,
+            np.float32(1 / unit),
+            self.kernel,
+            self.coefficients,
+            seen.base,
+            row,
+            column,
+            place,
+            kernel,
+            seen.kernels,
+        )
         # Below zero a coefficient would only exploit that an alive position does not count itself.
-        free = (self.coefficients > 0) | (slope < 0)
+        free = self.used & ((self.coefficients > 0) | (slope < 0))
         free[0] = True
-        moved = self.coefficients.clone()
-        moved[free] -= torch.linalg.solve(damped[free][:, free], slope[free]).clamp(-0.5, 0.5)
-        moved[1:].clamp_min_(0)
+        curve, slope = curve[np.ix_(free, free)], slope[free]
+        curve += np.eye(len(curve)) * (1e-3 * curve.diagonal().mean() + 1e-3)
+        moved = self.coefficients.copy()
+        moved[free] -= np.linalg.solve(curve, slope).clip(-0.5, 0.5)
+        moved[1:] = moved[1:].clip(0)
         self.coefficients = moved
 
-    def _features(self, alive: Tensor, count: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """For each axis: the log activity against the tensor's, as a dead position sees it and as an alive one does."""
-        whole = math.log(alive.numel()) - torch.log(count + 2 * SEEN)
-        found = []
-        for axes in self.over:
-            seen = alive.sum(axes, keepdim=True, dtype=torch.float32)
-            length = math.log(math.prod(self.shape[axis] for axis in axes))
-            found.append((torch.log(seen + SEEN) - length + whole, torch.log((seen - 1).clamp_min(0) + SEEN) - length + whole))
+    def folded(self, latents: Tensor) -> Array:
+        """The latents as the kernels take them, float32 [rows, columns * kernel]."""
+        found: Array = latents.detach().to("cpu", torch.float32).contiguous().numpy().reshape(self.rows, -1)
         return found
 
-    def _odds(self, features: list[tuple[Tensor, Tensor]], alive: Tensor) -> Tensor:
-        """The log-odds of every position."""
-        base = self.coefficients[0] + self._base(alive)
-        of_dead = of_alive = base.to(alive.device)
-        for coefficient, (dead, living) in zip(self.coefficients[1:].tolist(), features, strict=True):
-            of_dead, of_alive = of_dead + coefficient * dead, of_alive + coefficient * living
-        return torch.where(alive, of_alive.expand(self.shape), of_dead.expand(self.shape))
 
-    @staticmethod
-    def _base(alive: Tensor) -> Tensor:
-        """The log-odds of the tensor as a whole."""
-        count = alive.sum()
-        return torch.log(count + SEEN) - torch.log(alive.numel() - count + SEEN)
+class _Seen:
+    """What a tensor's positions see of each other: counts, and the features that follow from them."""
+
+    def __init__(self, prior: Prior, latents: Array, inverse: float) -> None:
+        self.prior, self.latents = prior, latents
+        wide = np.zeros(latents.shape[1], np.float32)
+        self.kernels = np.zeros((prior.rows, prior.columns if prior.kernel > 1 else 0), np.float32)
+        rows, self.extra = kernels.count(latents, np.float32(inverse), prior.kernel, wide, self.kernels)
+        self.count = float(rows.sum())
+        folded = wide.reshape(prior.columns, prior.kernel)
+        counts = (rows, folded.sum(1), folded.sum(0), np.arange(prior.kernel + 1, dtype=np.float32))
+        self.base = math.log((self.count + SEEN) / (prior.size - self.count + SEEN))
+        self.features = [self._feature(counted, length) for counted, length in zip(counts, prior.lengths, strict=True)]
+
+    def _feature(self, counted: Array, length: int) -> Array:
+        """The log activity against the tensor's, [2, positions]: as a dead position sees it and as an alive one does."""
+        both = np.stack([counted, np.maximum(counted - 1, 0)])
+        whole = math.log(self.prior.size / (self.count + 2 * SEEN) / length)
+        return np.asarray(np.log(both + np.float32(SEEN)) + np.float32(whole), np.float32)
+
+    def odds(self) -> tuple[Array, Array, Array]:
+        """The log-odds' parts: of rows, of columns and places, of kernels."""
+        constant, *by = (np.float32(coefficient) for coefficient in self.prior.coefficients)
+        row, column, place, kernel = (factor * feature for factor, feature in zip(by, self.features, strict=True))
+        across = (column[:, :, None] + place[:, None, :]).reshape(2, -1)
+        return row + constant + np.float32(self.base), across, kernel
 
 
 class _Bits(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latents: Tensor, size: Tensor, odds: Tensor, magnitude: Tensor) -> Tensor:
-        more, last = -torch.log(magnitude), LN2 - torch.log1p(-magnitude)
-        of_zeros = torch.where(size > HALF, -odds, 0.0).sum() + F.softplus(odds).sum()
-        levels = size.round()
-        nats = of_zeros + torch.where(levels > 0, last + (levels - 1) * more, 0.0).sum()
-        slope = torch.where(size < 1, last - odds, more).clamp_min_(0)
-        ctx.save_for_backward(torch.copysign(slope.reshape(latents.shape), latents.detach()))
-        return nats / LN2
+    def forward(ctx: Any, latents: Tensor, prior: Prior, unit: float) -> Tensor:
+        seen = _Seen(prior, prior.folded(latents), 1 / unit)
+        slope = np.empty_like(seen.latents)
+        last, more = LN2 - math.log1p(-prior.magnitude), -math.log(prior.magnitude)
+        nats = kernels.cost(
+            seen.latents,
+            np.float32(1 / unit),
+            prior.kernel,
+            *seen.odds(),
+            seen.kernels,
+            np.float32(last),
+            np.float32(more),
+            slope,
+        )
+        ctx.save_for_backward(torch.from_numpy(slope).reshape(latents.shape).to(latents))
+        return torch.tensor(nats / LN2, dtype=torch.float32, device=latents.device)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
-        return slope * (gradients[0] / LN2), None, None, None
+        return slope * (gradients[0] / LN2), None, None

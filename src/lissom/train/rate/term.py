@@ -18,7 +18,7 @@ from lissom.train.rate.settings import Rate
 
 __all__ = ["RateTerm"]
 
-FIT_EVERY = 10
+FIT_EVERY = 20
 FINER = 4.0
 """Biases and normalisations start with so many times the resolution: they are few, and matter to whole channels."""
 
@@ -42,6 +42,7 @@ class RateTerm:
         self.rate, self.module, self.samples = rate, module, samples
         self.weight, self.factor, self.count, self.steered = rate.weight, 1.0, 0, rate.warmup
         self.first = 0.0
+        self.expected = self.written = 0
         self.priors: dict[str, Prior] = {}
         for name, parameter in edits.weights(module):
             edit = edits.edit_of(module, name)
@@ -54,6 +55,7 @@ class RateTerm:
         self.multiples = {name: self._multiple(name) for name in self.priors}
         self.latents = {name: edits.latent(module, name) for name in self.priors}
         self.edits = {name: edit for name in self.priors if (edit := edits.edit_of(module, name)) is not None}
+        self.units = {name: float(edit.grid.unit) for name, edit in self.edits.items() if isinstance(edit.grid, LearntStep)}
         self.overhead = 8 * len(encode({name: _silent(stored) for name, stored in edits.tensors(module).items()}, effort="best"))
         self._fit(rounds=8)
 
@@ -73,7 +75,8 @@ class RateTerm:
                 self._steer(progress)
         rise = min(1.0, progress / self.rate.warmup) if self.rate.warmup > 0 else 1.0
         total = sum(
-            (self.multiples[name] * self.priors[name].bits(self._in_levels(name)) for name in self.priors), torch.zeros(())
+            (self.multiples[name] * self.priors[name].bits(self._kept(name), self.units[name]) for name in self.priors),
+            torch.zeros(()),
         )
         return total * (rise * self.weight / self.samples)
 
@@ -92,14 +95,15 @@ class RateTerm:
 
     def hold_to_archive(self) -> int:
         """Write the archive, and correct the estimate by it; its bytes."""
-        written = len(encode(edits.tensors(self.module), effort="best"))
+        self.expected, written = round(self.bytes()), len(encode(edits.tensors(self.module), effort="best"))
+        self.written = written
         self.factor = max(8 * written - self.overhead, 1.0) / max(self._bits(), 1.0)
         return written
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
-        priors = {name: [prior.coefficients, prior.magnitude] for name, prior in self.priors.items()}
-        held = ("weight", "factor", "count", "steered", "first", "overhead")
+        priors = {name: [prior.coefficients.tolist(), prior.magnitude] for name, prior in self.priors.items()}
+        held = ("weight", "factor", "count", "steered", "first", "overhead", "expected", "written")
         return {**{name: getattr(self, name) for name in held}, "priors": priors}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -108,33 +112,36 @@ class RateTerm:
             if name != "priors":
                 setattr(self, name, value)
         for name, (coefficients, magnitude) in state["priors"].items():
-            self.priors[name].coefficients, self.priors[name].magnitude = coefficients.cpu(), magnitude
+            self.priors[name].coefficients, self.priors[name].magnitude = np.array(coefficients), magnitude
 
-    def settle(self) -> None:
-        """Put every latent on its level, so that nothing that reads weights sees a difference to the values."""
+    def settle(self) -> str:
+        """Put every latent on its level, so that nothing that reads weights sees a difference to the values.
+
+        Returns:
+            A note of how near the estimate came, by the factor of the epoch before.
+        """
         with torch.no_grad():
             for name, latent in self.latents.items():
                 edit = self.edits[name]
                 assert isinstance(edit.grid, LearntStep)
                 levels = edit.grid.levels(latent)
                 latent.copy_(levels * edit.grid.unit if edit.mask is None else levels * edit.mask * edit.grid.unit)
+        return f"trained against the archive: {self.expected:,} bytes expected at the end, {self.written:,} bytes written"
 
-    def _in_levels(self, name: str) -> Tensor:
-        edit = self.edits[name]
-        assert isinstance(edit.grid, LearntStep)
-        latent = self.latents[name] / edit.grid.unit
-        return latent.float() if edit.mask is None else torch.where(edit.mask, latent.float(), 0.0)
+    def _kept(self, name: str) -> Tensor:
+        """The latents, zero where they are masked."""
+        mask = self.edits[name].mask
+        return self.latents[name] if mask is None else torch.where(mask, self.latents[name], 0.0)
 
     def _bits(self) -> float:
         with torch.no_grad():
-            return float(sum(self.priors[name].bits(self._in_levels(name)) for name in self.priors))
+            return float(sum(self.priors[name].bits(self._kept(name), self.units[name]) for name in self.priors))
 
     def _fit(self, rounds: int = 1) -> None:
-        with torch.no_grad():
-            for name, prior in self.priors.items():
-                latents = self._in_levels(name)
-                for _ in range(rounds):
-                    prior.fit(latents)
+        for name, prior in self.priors.items():
+            latents = self._kept(name)
+            for _ in range(rounds):
+                prior.fit(latents, self.units[name])
 
     def _multiple(self, name: str) -> float:
         paths = [path for alias in edits.aliases(self.module)[name] for path in (alias, alias.rpartition(".")[0])]
