@@ -31,3 +31,10 @@ def test_an_option_that_decides_two_places_excludes_both() -> None:
     assert choose(options, 10) == (0, 1)
     assert choose(options, 5) == (2,)
     assert choose(options, 3) == (3, 4)
+
+
+def test_the_runner_up_comes_when_the_best_is_excluded() -> None:
+    options = [Option(("a",), 5, 0), Option(("a",), 3, 1), Option(("a",), 1, 2), Option(("b",), 0, 0)]
+    assert choose(options, 4) == (1, 3)
+    assert choose(options, 4, excluded=[(1, 3)]) == (2, 3)
+    assert choose(options, 4, excluded=[(1, 3), (2, 3)]) == (2, 3), "nothing else meets the limit: the cheapest"

@@ -64,8 +64,8 @@ def test_what_a_kind_does_not_fit_is_named(network: Network, job: Job) -> None:
     assert any("8 was left alone" in note for note in made.notes)
 
 
-def test_hidden_units_between_linear_layers_go(network: Network, job: Job) -> None:
-    made = Substitute(kind="narrow", ratio=0.5).apply(network, job)
+def test_channels_between_two_layers_go(network: Network, job: Job) -> None:
+    made = Substitute(kind="narrow", ratio=0.5, include=("8",)).apply(network, job)
     assert made.module.get_submodule("8").weight.shape == (12, 64)
     assert made.module.get_submodule("10").weight.shape == (3, 12)
     assert made.module.get_submodule("3").weight.shape == (16, 12, 3, 3)

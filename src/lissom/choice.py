@@ -28,11 +28,16 @@ class Option:
     loss: float
 
 
-def choose(options: Sequence[Option], limit: float) -> tuple[int, ...]:
+def choose(options: Sequence[Option], limit: float, excluded: Sequence[tuple[int, ...]] = ()) -> tuple[int, ...]:
     """The options that together cover every place exactly once, cost at most ``limit``, and lose least.
 
     An integer program over one yes or no for each option, solved by branch and bound (SciPy's HiGHS). Where no choice
     meets the limit, the cheapest one is given: compare its cost with the limit.
+
+    Args:
+        options: At least one for every place.
+        limit: On the sum of costs.
+        excluded: Choices that are not wanted again; what then comes is the runner-up.
 
     Returns:
         Positions in ``options``, in order.
@@ -61,7 +66,8 @@ def choose(options: Sequence[Option], limit: float) -> tuple[int, ...]:
 
     largest = max(losses.max(), 1e-30)
     within = LinearConstraint(scaled[None], -np.inf, limit / max(costs.max(), 1e-30))
-    taken = solve(losses / largest + TIE * scaled, cover, within)
+    anew = [LinearConstraint(np.isin(np.arange(len(options)), each)[None], -np.inf, len(each) - 1) for each in excluded]
+    taken = solve(losses / largest + TIE * scaled, cover, within, *anew)
     if taken is None:
         taken = solve(scaled, cover)
     assert taken is not None, "every place has an option of its own"

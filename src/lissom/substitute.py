@@ -9,6 +9,7 @@ from annotated_types import Gt
 from torch import nn
 
 from lissom import edits
+from lissom.calibrate.batch_norm import BATCH_NORMS
 from lissom.factorize.fit import Target
 from lissom.factorize.layers import Limit
 from lissom.factorize.ranks import sizes_for
@@ -18,12 +19,12 @@ from lissom.job import Job, Step, step
 from lissom.network import Network
 from lissom.prune.channels import PruneChannels, prune
 
-__all__ = ["Substitute"]
+__all__ = ["Substitute", "pair"]
 
 
 @step
 class Substitute(Step):
-    """Put a lighter block in the place of convolutions, or make pairs of linear layers narrower.
+    """Put a lighter block in the place of convolutions, or make pairs of layers narrower.
 
     A block begins as the one of its kind that comes nearest to the outputs of the layer on calibration inputs: its weights
     are trained to imitate them, block after block, from factors of the trained weights; no labels are needed. Train the
@@ -34,7 +35,7 @@ class Substitute(Step):
         kind: ``"separable"``: a depthwise kernel, then pointwise (MobileNet, arXiv:1704.04861), with as many kernels for each
             channel as ``ratio`` allows. ``"grouped"``: the kernel in groups, then a pointwise layer, which mixes the groups
             as a shuffle would. ``"bottleneck"``: pointwise to few channels, the kernel, pointwise back (ResNet,
-            arXiv:1512.03385). ``"narrow"``: fewer hidden units between two linear layers.
+            arXiv:1512.03385). ``"narrow"``: fewer hidden units or channels between two layers.
         ratio: Share of each layer's parameters that stays at most; of a separable or grouped block, the nearest below it.
         samples: Calibration samples.
         include: Globs of layers or weights; by default all of them.
@@ -65,11 +66,11 @@ class Substitute(Step):
         return _separable(layer, self.ratio) if self.kind == "separable" else _grouped(layer, self.ratio)
 
     def _narrowed(self, network: Network, job: Job) -> Network:
-        """The network with fewer hidden units between pairs of linear layers: a case of pruning channels."""
+        """The network with fewer channels between pairs of layers: a case of pruning channels."""
         chosen = set(edits.selected(network.module, self.include, self.exclude))
         how = PruneChannels(ratio=1 - self.ratio, scope="group", samples=self.samples)
-        made = prune(how, network, job, lambda _, found: [each for each in found if _is_pair(network, each, chosen)])
-        return made if len(made.slices) > len(network.slices) else made.noting("no pair of linear layers could be made narrower")
+        made = prune(how, network, job, lambda _, found: [each for each in found if (pair(network, each) or ("",))[0] in chosen])
+        return made if len(made.slices) > len(network.slices) else made.noting("no pair of layers could be made narrower")
 
 
 def _separable(layer: Any, ratio: float) -> tuple[int, ...]:
@@ -89,9 +90,15 @@ def _grouped(layer: Any, ratio: float) -> tuple[int, ...]:
     return next(meeting, possible[-1]), units
 
 
-def _is_pair(network: Network, group: Group, chosen: set[str]) -> bool:
-    """Whether the group is the hidden units between two linear layers, the first of which is chosen."""
-    matrices = {member.axis: member.tensor for member in group.members if member.tensor.endswith("weight")}
-    owners = {member.tensor.rpartition(".")[0] for member in group.members}
-    linear = all(type(network.module.get_submodule(owner)) is nn.Linear for owner in owners)
-    return linear and matrices.keys() == {0, 1} and len(owners) == 2 and matrices[0] in chosen
+def pair(network: Network, group: Group) -> tuple[str, ...]:
+    """The two plain layers, by their weights, between which the group's channels run; empty for any other group."""
+    plain = (nn.Linear, nn.Conv1d, nn.Conv2d)
+    owners = {member.axis: member.tensor for member in group.members if _kind(network, member.tensor) in plain}
+    others = {_kind(network, member.tensor) for member in group.members} - {*plain, *BATCH_NORMS}
+    matrices = tuple(owners.get(axis, "") for axis in (0, 1))
+    count = len({member.tensor.rpartition(".")[0] for member in group.members if _kind(network, member.tensor) in plain})
+    return matrices if all(matrices) and count == 2 and not others else ()
+
+
+def _kind(network: Network, tensor: str) -> type[nn.Module]:
+    return type(network.module.get_submodule(tensor.rpartition(".")[0]))
