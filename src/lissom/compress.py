@@ -17,7 +17,8 @@ from torch import nn
 
 from lissom import edits
 from lissom.data import load_data
-from lissom.errors import LimitNotMet, LissomError, UsageError
+from lissom.deploy.keras import deploy_keras
+from lissom.errors import DeployFailed, LimitNotMet, LissomError, UsageError
 from lissom.evidence import gather
 from lissom.files import fingerprint, write_bytes
 from lissom.job import Job, OutOfTime, Progress, Silent, Step
@@ -27,11 +28,13 @@ from lissom.measure.metrics import Metric, as_metric, default_metric
 from lissom.network import Network
 from lissom.networks import open_network
 from lissom.recipe import Recipe
+from lissom.report.record import Parity as RecordedParity
+from lissom.report.record import Record
 from lissom.result import Result
 from lissom.search.bisection import Candidate, Fixed, Search
 from lissom.search.limits import Goal, Limits, Ship
 from lissom.search.policy import DEFAULT_MAX_DROP, choose, first_candidates, knob, turn_further
-from lissom.search.trial import Outcome, Trials
+from lissom.search.trial import PARITY_INPUTS, Outcome, Trials
 from lissom.search.workspace import Workspace, open_workspace
 from lissom.train.losses import default_loss
 
@@ -283,7 +286,25 @@ class _Compression:
         )
         write_bytes(folder / "model.safetensors", _safetensors(made))
         files["model.safetensors"] = folder / "model.safetensors"
+        if made.source.kind == "keras":
+            record = self._keras_file(made, record, folder / "model.keras")
+            if (folder / "model.keras").exists():
+                files["model.keras"] = folder / "model.keras"
         return Result(record, made, files).save(self.workspace.out)
+
+    def _keras_file(self, made: Network, record: Record, path: Path) -> Record:
+        """Write the file that Keras loads; the record with its parity, or with why there is none."""
+        inputs, _ = self.job.data.calibration.first(PARITY_INPUTS)
+        try:
+            data, parity = deploy_keras(made, [inputs])
+        except DeployFailed as error:
+            return dataclasses.replace(record, notes=(*record.notes, str(error)))
+        write_bytes(path, data)
+        notes = record.notes
+        if any(entry.kind == "integer" for entry in record.parity):
+            notes = (*notes, "model.keras computes with float activations; integer activations are in model.onnx alone")
+        parities = (*record.parity, RecordedParity(**dataclasses.asdict(parity)))
+        return dataclasses.replace(record, parity=parities, notes=notes)
 
 
 def _safetensors(network: Network) -> bytes:

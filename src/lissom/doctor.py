@@ -21,6 +21,7 @@ __all__ = ["Diagnosis", "Finding", "diagnose"]
 EXTRAS = {
     "images": "reads folders of images",
     "demo": "the data of the demo",
+    "keras": "reads and writes Keras models",
 }
 """What extras are for, where their name does not say it."""
 

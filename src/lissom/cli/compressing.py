@@ -47,6 +47,7 @@ def compress(
     task: options.Task = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
+    trust: options.Trust = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what stands in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done.")] = False,
     as_json: options.Json = False,
@@ -66,7 +67,7 @@ def compress(
         "recipe": recipe, "goal": goal, "ship": ship, "task": task, "seed": seed, "device": device, "force": force, "out": to,
         "command": shlex.join(["lissom", *sys.argv[1:]]),
     }  # fmt: skip
-    network = open_any(model, weights=weights, preprocess=preprocess, input_shapes=shapes, data=data)
+    network = open_any(model, weights=weights, preprocess=preprocess, input_shapes=shapes, data=data, trust=trust)
     if dry_run:
         _print_plan(plan(network, data, **arguments), as_json=as_json)
         return

@@ -21,13 +21,14 @@ def inspect(
     weights: options.Weights = None,
     preprocess: options.PreprocessName = None,
     shapes: options.Input = None,
+    trust: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
     """Show layers, parameters, MACs, coupled channels, and what can and cannot be made smaller."""
     from lissom.inspection import inspect as run
     from lissom.loading import open_any
 
-    found = run(open_any(model, weights=weights, preprocess=preprocess, input_shapes=shapes, partial=True))
+    found = run(open_any(model, weights=weights, preprocess=preprocess, input_shapes=shapes, partial=True, trust=trust))
     if as_json:
         print_json(found.to_dict())
     else:

@@ -25,14 +25,15 @@ def evaluate(
     shapes: options.Input = None,
     task: options.Task = None,
     seed: options.Seed = 0,
+    trust: options.Trust = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure the metric of a file on the test split, in the runtime that runs it."""
     from lissom.evaluate import evaluate as run
     from lissom.loading import to_run
 
-    network = to_run(model, weights=weights, preprocess=preprocess, input_shapes=shapes, data=data)
-    reference = None if original is None else to_run(original, preprocess=preprocess, data=data)
+    network = to_run(model, weights=weights, preprocess=preprocess, input_shapes=shapes, data=data, trust=trust)
+    reference = None if original is None else to_run(original, preprocess=preprocess, data=data, trust=trust)
     measured = run(network, data, original=reference, task=task, seed=seed)
     if as_json:
         print_json(measured)

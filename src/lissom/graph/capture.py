@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import warnings
 from collections.abc import Iterator, Mapping
@@ -157,7 +158,12 @@ def export(network: Network) -> ExportedProgram:
 
 
 def _export(module: nn.Module, network: Network) -> ExportedProgram:
-    dynamic = tuple(dict.fromkeys((0, *network.dynamic_axes.get(name, ())), Dim.AUTO) for name in network.input_names)
+    dynamic: tuple[Any, ...] = tuple(
+        dict.fromkeys((0, *network.dynamic_axes.get(name, ())), Dim.AUTO) for name in network.input_names
+    )
+    parameters = inspect.signature(module.forward).parameters.values()
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        dynamic = (dynamic,)
     inputs = network.example_inputs
     try:
         program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
@@ -248,11 +254,11 @@ class _Analysis:
             return
         call = Call(node, where, module, _arguments(node), self.axes_of, self.constants)
         lengths = call.result_lengths()
+        if not lengths:  # a check of sizes or dtypes, which computes nothing
+            return
         for source in node.all_input_nodes:
             if source in self.names:
                 self.uses[self.names[source]].append(where)
-        if not lengths:
-            return
         found = rules.get(name)
         self.axes_of[node] = _unknown(call) if found is None else _checked(call, found(call))
         self.written.extend(call.written)

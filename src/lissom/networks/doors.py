@@ -27,18 +27,20 @@ def open_network(
     data: Any = None,
     *,
     partial: bool = False,
+    trust: bool = False,
 ) -> Network:
     """Open a trained network, whichever door it comes through.
 
     Args:
-        model: A ``.onnx`` or ``.pt2`` file; ``package.module:callable``, looked up in the current folder first; or a live
-            ``nn.Module`` or :class:`~lissom.network.Network`.
+        model: A ``.onnx``, ``.pt2``, ``.keras`` or ``.h5`` file; ``package.module:callable``, looked up in the current folder
+            first; or a live ``nn.Module``, ``keras.Model`` or :class:`~lissom.network.Network`.
         weights: A ``.safetensors`` or ``.pt`` file for a callable or a module.
         preprocess: A name (``"imagenet"``, ``"unit"`` …), a YAML or JSON file, fields, or a ``Preprocess``.
         input_shapes: The shape of one sample for each input, without the batch: ``["1x28x28"]``, ``["128:int64"]``; for a
             ``.onnx`` file only where its own declared shapes do not say enough.
         data: Where example inputs come from if neither ``input_shapes`` nor the module or the file says.
         partial: Whether a ``.onnx`` file with operators that lissom cannot run is opened by its weights alone.
+        trust: Whether a Keras file may bring Python code along (Lambda layers).
 
     Raises:
         ModelRefused: no such file, a kind that has no door, damaged, NaN in the weights, or it does not run.
@@ -50,7 +52,7 @@ def open_network(
     """
     chosen = None if preprocess is None else read_preprocess(preprocess)
     path = None if weights is None else Path(weights)
-    if isinstance(model, nn.Module | Network):
+    if not isinstance(model, str | os.PathLike):
         from lissom.networks.torch import open_module
 
         return open_module(model, weights=path, preprocess=chosen, input_shapes=input_shapes, data=data)
@@ -60,10 +62,10 @@ def open_network(
 
         return open_callable(str(model), weights=path, preprocess=chosen, input_shapes=input_shapes, data=data)
     opener = _opener(file)
-    if path is not None or (input_shapes and opener is not _open_onnx):
+    if path is not None or (input_shapes and opener is _open_pt2):
         option = "--weights" if path is not None else "--input"
         raise UsageError(f"{file} brings its own weights and shapes: leave {option} out; it goes with  module:callable")
-    network = opener(file, _Asked(chosen, input_shapes, data, partial))
+    network = opener(file, _Asked(chosen, input_shapes, data, partial, trust))
     return network if chosen is None else dataclasses.replace(network, preprocess=chosen)
 
 
@@ -75,10 +77,18 @@ class _Asked:
     input_shapes: Sequence[InputShape] | None
     data: Any
     partial: bool
+    trust: bool
 
 
 def _opener(file: Path) -> Callable[[Path, _Asked], Network]:
     suffix = file.suffix.lower()
+    if suffix == ".pb" or (file / "saved_model.pb").is_file():
+        raise ModelRefused(
+            f"{file} is a TensorFlow SavedModel, which lissom does not read: where the Keras model is at hand, save it with  "
+            "model.save('model.keras')  and give that file; otherwise, where TensorFlow is installed, run  pip install tf2onnx  "
+            "and  python -m tf2onnx.convert --opset 17 --output model.onnx "
+            f"--saved-model {file.parent if suffix == '.pb' else file}  and give model.onnx"
+        )
     if suffix in _PICKLES:
         raise ModelRefused(
             f"{file} is a pickle, which can run any code and does not say how its network computes: give  module:callable  that "
@@ -86,8 +96,6 @@ def _opener(file: Path) -> Callable[[Path, _Asked], Network]:
         )
     if suffix == ".safetensors":
         raise ModelRefused(f"{file} holds weights and no network: give  module:callable  that builds it, with  --weights {file}")
-    if suffix in _LATER:
-        raise ModelRefused(f"{file}: {_LATER[suffix]}")
     opener = _OPENERS.get(suffix)
     if opener is None:
         raise ModelRefused(f"{file} has no door: give {', '.join(_OPENERS)}, or  package.module:callable  with  --weights FILE")
@@ -119,7 +127,13 @@ def _open_pt2(file: Path, _asked: _Asked) -> Network:
     return read_pt2(file)
 
 
-_OPENERS: dict[str, Callable[[Path, _Asked], Network]] = {".onnx": _open_onnx, ".pt2": _open_pt2}
+def _open_keras(file: Path, asked: _Asked) -> Network:
+    from lissom.networks.keras import read_keras
+
+    return read_keras(file, trust=asked.trust, input_shapes=asked.input_shapes, data=asked.data)
+
+
+_OPENERS: dict[str, Callable[[Path, _Asked], Network]] = {
+    ".onnx": _open_onnx, ".pt2": _open_pt2, ".keras": _open_keras, ".h5": _open_keras,
+}  # fmt: skip
 _PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
-_EXPORT_KERAS = "Keras files are not read yet: export it with  model.export('model.onnx', format='onnx')  and give that file"
-_LATER = {".keras": _EXPORT_KERAS, ".h5": _EXPORT_KERAS}

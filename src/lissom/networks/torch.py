@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lissom.callables import current_folder_first, load_callable
 from lissom.errors import ModelRefused, UsageError
 from lissom.network import Network, Preprocess, Source
 from lissom.networks.examples import InputShape, find_example_inputs
+from lissom.networks.keras import is_keras_model, open_keras
 from lissom.networks.weights import load_weights, read_weights
 
 __all__ = ["open_callable", "open_module"]
@@ -40,18 +42,17 @@ def open_callable(
         UsageError: there is no such callable, or it takes arguments.
         ModelRefused: it gives no network, or the weights do not fit.
     """
+    os.environ.setdefault("KERAS_BACKEND", "torch")  # Keras reads it once, when the callable's module imports it
     build = load_callable(name)
     _refuse_arguments(build, name)
     with current_folder_first():
         built = build()
-    if not isinstance(built, nn.Module | Network):
-        raise ModelRefused(f"{name} gives a {type(built).__name__}: it must give an nn.Module or a lissom.Network")
     network = open_module(built, name=name, weights=weights, preprocess=preprocess, input_shapes=input_shapes, data=data)
-    return dataclasses.replace(network, source=Source("module", name, network.source.original))
+    return dataclasses.replace(network, source=Source(network.source.kind, name, network.source.original))
 
 
 def open_module(
-    built: nn.Module | Network,
+    built: Any,
     *,
     name: str = "",
     weights: str | Path | None = None,
@@ -60,6 +61,11 @@ def open_module(
     data: Any = None,
 ) -> Network:
     """A live module or network as a :class:`~lissom.network.Network`; the arguments are those of :func:`open_callable`."""
+    if is_keras_model(built):
+        return _open_keras(built, name, weights, preprocess, input_shapes, data)
+    if not isinstance(built, nn.Module | Network):
+        what = f"{name} gives a" if name else "the model is a"
+        raise ModelRefused(f"{what} {type(built).__name__}: it must be an nn.Module, a keras.Model or a lissom.Network")
     module = built.module if isinstance(built, Network) else built
     if weights is not None:
         load_weights(module, read_weights(weights), f"{weights} for {name or type(module).__name__}")
@@ -75,6 +81,22 @@ def open_module(
         network.trial_run()
         return network
     return Network(module, inputs, preprocess=chosen)
+
+
+def _open_keras(
+    model: Any,
+    name: str,
+    weights: str | Path | None,
+    preprocess: Preprocess | None,
+    input_shapes: Sequence[InputShape] | None,
+    data: Any,
+) -> Network:
+    if weights is not None:
+        raise UsageError(
+            f"{name or model.name} is a Keras model, which brings its own weights: leave --weights out, and let the callable "
+            "load them"
+        )
+    return open_keras(model, preprocess=preprocess, input_shapes=input_shapes, data=data)
 
 
 def _refuse_arguments(build: Callable[..., Any], name: str) -> None:

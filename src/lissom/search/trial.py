@@ -31,7 +31,7 @@ from lissom.search.bisection import Candidate
 from lissom.search.limits import Limits, Ship
 from lissom.search.workspace import Workspace
 
-__all__ = ["Outcome", "Trials", "score_file"]
+__all__ = ["PARITY_INPUTS", "Outcome", "Trials", "score_file"]
 
 PARITY_INPUTS = 64
 BATCH = 64
