@@ -17,6 +17,7 @@ from lissom.deploy import integers, targets
 from lissom.deploy.deployed import Deployed
 from lissom.deploy.finish import Plain, finish
 from lissom.deploy.settings import Deploy
+from lissom.deploy.stem import widen_stem
 from lissom.deploy.verify import compare
 from lissom.deploy.weights import place_levels
 from lissom.errors import UsageError
@@ -79,6 +80,7 @@ class Static:
         )  # fmt: skip
         held: dict[str, Quantized] = {name: stored for name, stored in self.source.quantized.items() if name in editor.constants}
         bindings += place_levels(editor, held) + self.embedded
+        widen_stem(editor, self.target.stem_channels)
         note = integers.left_in_float(self.editor, self.made)
         deployed = finish(
             editor, bindings, keep_names=self.source.keep_names, precision="int8",

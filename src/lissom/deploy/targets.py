@@ -21,6 +21,7 @@ class Target:
         integer_bias: Operators whose bias must be integer. ONNX Runtime makes a convolution's bias integer itself when
             it loads the file, and a Gemm's only where its output is integer.
         opset: The ONNX operator set that it reads.
+        stem_channels: What the channels of an image must be a multiple of for a fast integer convolution.
         measured: Whether types are chosen by running the candidates on this machine.
     """
 
@@ -30,12 +31,13 @@ class Target:
     per_channel: bool = True
     integer_bias: frozenset[str] = frozenset({"Gemm"})
     opset: int = 21
+    stem_channels: int = 1
     measured: bool = False
 
 
 TARGETS: dict[str, Target] = {
-    "this-machine": Target(runtime="onnxruntime", types=("U8S8", "S8S8", "U8S7"), measured=True),
-    "onnxruntime-cpu": Target(runtime="onnxruntime", types=("U8S8", "S8S8", "U8U8", "U8S7")),
+    "this-machine": Target(runtime="onnxruntime", types=("U8S8", "S8S8", "U8S7"), stem_channels=4, measured=True),
+    "onnxruntime-cpu": Target(runtime="onnxruntime", types=("U8S8", "S8S8", "U8U8", "U8S7"), stem_channels=4),
     "openvino": Target(runtime="openvino", types=("U8S8", "S8S8")),
     # TensorRT wants signed integers and zero points of 0; its row is checked for form, and has not been run here.
     "tensorrt": Target(runtime="onnxruntime", types=("S8S8",), symmetric=True, integer_bias=frozenset()),

@@ -1,7 +1,8 @@
 """Latency: candidates called in turns in one run, compared by their 10th percentiles.
 
 On a machine that does other work, ratios of medians move between runs far more than ratios of 10th percentiles, and
-candidates timed one after the other see different machines; in turns they see the same one.
+candidates timed one after the other see different machines; in turns they see the same one. A turn is a few calls: the
+first finds the caches full of another candidate's weights, which whoever runs one file over and over never sees.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ WARM_UP = 20
 CALLS = 200
 LEAST_SECONDS = 0.2  # of calls of each candidate: 200 calls of a tiny network are over before the clock settles
 MOST_CALLS = 5000
+TURN = 4
 AGREE = 0.05
+BUSY = 1.10  # wall time over CPU time of a call: above it, other work had the CPU in between
 ATTEMPTS = 3
 
 
@@ -40,7 +43,7 @@ class Percentiles:
     Args:
         p10: The 10th percentile, which ratios compare.
         p50: The median.
-        stable: Whether the two halves of the calls agree within 5 %.
+        stable: Whether the two halves of the calls agree within 5 %, and no other work had the CPU in between.
         calls: How many calls were timed.
     """
 
@@ -50,11 +53,19 @@ class Percentiles:
     calls: int
 
     @classmethod
-    def of(cls, seconds: npt.NDArray[np.float64]) -> Percentiles:
-        """The percentiles of these calls, in the order in which they were made."""
+    def of(cls, seconds: npt.NDArray[np.float64], busy: npt.NDArray[np.float64] | None = None) -> Percentiles:
+        """The percentiles of these calls, in the order in which they were made.
+
+        Args:
+            seconds: Of each call.
+            busy: Seconds that this process computed during each. A call longer than the scheduler's slice is interrupted
+                every time on a busy machine: its halves agree, and both are wrong.
+        """
         halves = [float(np.percentile(half, 10)) for half in np.array_split(seconds, 2)]
-        stable = abs(halves[0] - halves[1]) <= AGREE * min(halves)
-        return cls(float(np.percentile(seconds, 10)), float(np.median(seconds)), stable, len(seconds))
+        p10 = float(np.percentile(seconds, 10))
+        interrupted = busy is not None and p10 > BUSY * float(np.percentile(busy, 10))
+        stable = abs(halves[0] - halves[1]) <= AGREE * min(halves) and not interrupted
+        return cls(p10, float(np.median(seconds)), stable, len(seconds))
 
 
 @dataclass(frozen=True)
@@ -94,13 +105,18 @@ class Timing:
 
 
 def time_in_turns(
-    candidates: Mapping[str, Callable[[], Any]], *, calls: int = CALLS, advance: Callable[[float], None] | None = None
+    candidates: Mapping[str, Callable[[], Any]],
+    *,
+    calls: int = CALLS,
+    turn: int = TURN,
+    advance: Callable[[float], None] | None = None,
 ) -> dict[str, Percentiles]:
-    """Call the candidates in turns, and again (at most three times) while the halves of one disagree by over 5 %.
+    """Call the candidates in turns, and again (at most three times) while one is not stable.
 
     Args:
         candidates: What to call, by name.
         calls: How often at least each is called after the warm-up; tiny ones more often, for 0.2 seconds.
+        turn: How often a candidate is called before the next one's turn comes; every call counts.
         advance: Told after each round what share of one attempt is done.
 
     >>> figures = time_in_turns({"sort": lambda: sorted(range(100)), "sum": lambda: sum(range(100))})
@@ -108,17 +124,20 @@ def time_in_turns(
     True
     """
     slowest = max(_warm_up(call) for call in candidates.values())
-    rounds = max(calls, min(MOST_CALLS, round(LEAST_SECONDS / max(slowest, 1e-9))))
+    rounds = -(-max(calls, min(MOST_CALLS, round(LEAST_SECONDS / max(slowest, 1e-9)))) // turn)
     for _ in range(ATTEMPTS):
-        seconds = {name: np.empty(rounds) for name in candidates}
+        seconds = {name: np.empty(rounds * turn) for name in candidates}
+        busy = {name: np.empty(rounds * turn) for name in candidates}
         for number in range(rounds):
             for name, call in candidates.items():
-                started = time.perf_counter()
-                call()
-                seconds[name][number] = time.perf_counter() - started
+                for place in range(number * turn, number * turn + turn):
+                    working, started = time.process_time(), time.perf_counter()
+                    call()
+                    seconds[name][place] = time.perf_counter() - started
+                    busy[name][place] = time.process_time() - working
             if advance is not None:
                 advance(1 / rounds)
-        figures = {name: Percentiles.of(values) for name, values in seconds.items()}
+        figures = {name: Percentiles.of(values, busy[name]) for name, values in seconds.items()}
         if all(figure.stable for figure in figures.values()):
             break
     return figures

@@ -117,10 +117,11 @@ def _latency_table(record: Record) -> Child:
         for entry in record.latency
     ]
     head = ["Runtime", "Threads", "Batch", "10th percentile", "Median", "Ratio", "Calls"]
-    words = "Before and after in turns, after a warm-up. The ratio compares 10th percentiles. "
+    words = "Before and after in turns of four calls, after a warm-up. The ratio compares 10th percentiles. "
     unstable = [entry.runtime for entry in record.latency if not entry.stable]
     words += (
-        f"Two halves of the calls differed by more than 5 % in {', '.join(unstable)}: take that figure with care. "
+        f"Two halves of the calls differed by more than 5 % in {', '.join(unstable)}, or other work had the CPU: "
+        "take that figure with care. "
         if unstable
         else "Two halves of the calls agreed within 5 %. "
     )
