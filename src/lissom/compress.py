@@ -32,8 +32,9 @@ from lissom.report.record import Parity as RecordedParity
 from lissom.report.record import Record
 from lissom.result import Result
 from lissom.search.bisection import Candidate, Fixed, Search
+from lissom.search.curve import Curve
 from lissom.search.limits import Goal, Limits, Ship
-from lissom.search.policy import DEFAULT_MAX_DROP, choose, first_candidates, knob, turn_further
+from lissom.search.policy import DEFAULT_MAX_DROP, choose, first_candidates, knob, prunable, turn_further
 from lissom.search.trial import PARITY_INPUTS, Outcome, Trials
 from lissom.search.workspace import Workspace, open_workspace
 from lissom.train.losses import default_loss
@@ -60,6 +61,8 @@ class Options:
         seed: Decides every random choice.
         device: Where training runs.
         progress: Where progress is shown.
+        curve: Train the whole curve of size against accuracy, each point from the last, in place of the search for one
+            recipe; the limits pick the point. Only for the goal size.
         force: Replace what stands in the output folder.
         command: What makes this result again, for the report.
     """
@@ -78,6 +81,7 @@ class Options:
     seed: int = 0
     device: str = "cpu"
     progress: Progress | None = None
+    curve: bool = False
     force: bool = False
     command: str = ""
 
@@ -90,6 +94,8 @@ class Options:
             if getattr(self, name) not in allowed:
                 known = ", ".join(str(value) for value in allowed if value is not None)
                 raise UsageError(f"{name} is {getattr(self, name)!r}; it must be one of {known}")
+        if self.curve and (self.goal != "size" or self.recipe is not None):
+            raise UsageError("curve trains for the goal size by recipes of its own: leave goal and recipe out")
 
     @property
     def limits(self) -> Limits:
@@ -189,6 +195,8 @@ def _prepare(network: Network | nn.Module | str, data: Any, settings: Options) -
 def _searches(network: Network, job: Job, settings: Options) -> tuple[Search, ...]:
     if settings.recipe is not None:
         return (Fixed((Candidate("recipe", Recipe.of(settings.recipe)),)),)
+    if settings.curve:
+        return (Curve(Curve.epochs_for(job.data), remove_dead=prunable(network)),)
     return (first_candidates(settings.goal), knob(settings.goal, network, job.data))
 
 
@@ -208,7 +216,7 @@ def _fingerprint(network: Network, job: Job, settings: Options) -> str:
         limits=[limits.max_drop, limits.max_size, limits.max_latency],
         goal=[settings.goal, settings.shipped, settings.seed, settings.device],
         recipe=None if settings.recipe is None else Recipe.of(settings.recipe).to_dict(),
-        task=[job.data.task, job.metric.name],
+        task=[job.data.task, job.metric.name, *(["curve"] if settings.curve else [])],
         versions=versions(),
         threads=torch.get_num_threads(),
     )

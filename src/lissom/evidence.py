@@ -87,7 +87,9 @@ def gather(
         macs=None if before is None or after is None else BeforeAfter(before=before.macs, after=after.macs),
         parity=() if outcome.parity is None else (Parity(**outcome.parity),),
         limits=tuple(_limits(limits, metric, outcome.shipped(trials.ship), latency, seconds)),
-        trials=tuple(_trial(entry, chosen, limits, trials.ship) for entry in outcomes),
+        trials=tuple(
+            _trial(entry, chosen, limits, trials.ship, front=_front(entry, outcomes, trials.ship)) for entry in outcomes
+        ),
         layers=tuple(_layers(trials.network, made, before, after)),
         notes=tuple(dict.fromkeys((*made.notes, *outcome.notes))),
         command=command,
@@ -143,7 +145,21 @@ def _limits(limits: Limits, metric: MetricFigures, shipped: int | None, latency:
         yield Limit(name="max_time", limit=limits.max_time, measured=seconds, met=True)
 
 
-def _trial(outcome: Outcome, chosen: Candidate, limits: Limits, ship: Ship) -> Trial:
+def _front(outcome: Outcome, outcomes: Iterable[Outcome], ship: Ship) -> bool:
+    """Whether no other outcome is as small and as good, and better in one of the two."""
+    ours = (outcome.shipped(ship), outcome.drop)
+    if outcome.refused_because or ours[0] is None or ours[1] is None:
+        return False
+    for other in outcomes:
+        theirs = (other.shipped(ship), other.drop)
+        if other.refused_because or theirs[0] is None or theirs[1] is None or theirs == ours:
+            continue
+        if theirs[0] <= ours[0] and theirs[1] <= ours[1]:
+            return False
+    return True
+
+
+def _trial(outcome: Outcome, chosen: Candidate, limits: Limits, ship: Ship, *, front: bool) -> Trial:
     over = outcome.excess(limits, ship)
     return Trial(
         name=outcome.name,
@@ -154,6 +170,7 @@ def _trial(outcome: Outcome, chosen: Candidate, limits: Limits, ship: Ship) -> T
         latency_ms=None if outcome.latency is None else outcome.latency * 1e3,
         seconds=outcome.seconds,
         kept=outcome.name == chosen.name,
+        front=front,
         refused_because=outcome.refused_because or ", ".join(_exceeds(name, outcome, limits, ship) for name in over),
     )
 

@@ -41,6 +41,7 @@ def compress(
     max_time: Annotated[str | None, typer.Option(help="Time for the search: 20min. The best so far is the result.")] = None,
     goal: Annotated[str, typer.Option(help="What to minimise within the limits: size or latency.")] = "size",
     ship: Annotated[str | None, typer.Option(help="The file that counts: archive, onnx or weights.")] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Train the whole curve of size against accuracy in one run.")] = False,
     recipe: Annotated[Path | None, typer.Option(help="A recipe.yaml to follow, in place of a search.")] = None,
     preprocess: options.PreprocessName = None,
     shapes: options.Input = None,
@@ -64,7 +65,8 @@ def compress(
         "max_size": None if max_size is None else parse_bytes(max_size),
         "max_latency": None if max_latency is None else parse_seconds(max_latency, "--max-latency"),
         "max_time": None if max_time is None else parse_seconds(max_time, "--max-time"),
-        "recipe": recipe, "goal": goal, "ship": ship, "task": task, "seed": seed, "device": device, "force": force, "out": to,
+        "recipe": recipe, "goal": goal, "curve": curve, "ship": ship, "task": task, "seed": seed, "device": device,
+        "force": force, "out": to,
         "command": shlex.join(["lissom", *sys.argv[1:]]),
     }  # fmt: skip
     network = open_any(model, weights=weights, preprocess=preprocess, input_shapes=shapes, data=data, trust=trust)

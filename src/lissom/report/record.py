@@ -187,6 +187,7 @@ class Trial:
         latency_ms: 10th percentile of one call in milliseconds.
         seconds: How long the trial took.
         kept: True for the one that became the result.
+        front: True where no other trial has a file as small and a metric as good, and one of the two better.
         refused_because: Why it is not the result, where there is more to say than that another was better.
     """
 
@@ -198,6 +199,7 @@ class Trial:
     latency_ms: Positive | None = None
     seconds: float = 0.0
     kept: bool = False
+    front: bool = False
     refused_because: str = ""
 
 

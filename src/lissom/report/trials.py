@@ -157,7 +157,10 @@ def _legend_mark(kind: str) -> Markup:
 
 
 def _outcome(trial: Trial) -> str:
-    return {"chosen": "chosen", "refused": "refused", "candidate": "not the best"}[_kind(trial)]
+    kind = _kind(trial)
+    if kind == "candidate" and trial.front:
+        return "on the front: none is smaller and better"
+    return {"chosen": "chosen", "refused": "refused", "candidate": "not the best"}[kind]
 
 
 def _table(record: Record, shown: Sequence[Trial]) -> Markup:

@@ -13,10 +13,17 @@ __all__ = ["Bisection", "Candidate", "Fixed", "Search"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recipe to try, under the name that reports print."""
+    """A recipe to try, under the name that reports print.
+
+    Args:
+        name: Unique in the run.
+        recipe: What to do.
+        checkpoints: Name of the folder that steps keep theirs in, where candidates share one; their own by default.
+    """
 
     name: str
     recipe: Recipe
+    checkpoints: str = ""
 
 
 class Search(Protocol):

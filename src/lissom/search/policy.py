@@ -22,7 +22,7 @@ from lissom.share import ShareWeights
 from lissom.train.distill import Distill
 from lissom.train.finetune import Finetune
 
-__all__ = ["DEFAULT_MAX_DROP", "choose", "first_candidates", "knob", "turn_further"]
+__all__ = ["DEFAULT_MAX_DROP", "choose", "first_candidates", "knob", "prunable", "turn_further"]
 
 DEFAULT_MAX_DROP = 0.01
 """One point (or 1 %): what a user who gives no limit at all is taken to accept."""
@@ -49,7 +49,7 @@ def knob(goal: Goal, network: Network, data: Data) -> Search:
     """The search that trains: sparsity and bits move together from mild to extreme."""
     epochs = max(2, min(20, round(TRAINING_SAMPLES / max(len(data.train), 1))))
     if goal == "latency":
-        return Bisection(lambda strength: latency_recipe(strength, epochs), rounds=ROUNDS) if _prunable(network) else Fixed(())
+        return Bisection(lambda strength: latency_recipe(strength, epochs), rounds=ROUNDS) if prunable(network) else Fixed(())
     return Bisection(lambda strength: size_recipe(strength, epochs), rounds=ROUNDS)
 
 
@@ -79,7 +79,7 @@ def latency_recipe(strength: float, epochs: int) -> Recipe:
     ), Deploy(precision="int8"))  # fmt: skip
 
 
-def _prunable(network: Network) -> bool:
+def prunable(network: Network) -> bool:
     """Whether the graph has channels that can go."""
     try:
         return bool(groups(capture(network)))

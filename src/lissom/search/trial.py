@@ -170,13 +170,16 @@ class Trials:
     def network_of(self, candidate: Candidate) -> Network:
         """The candidate's network: as it was just made, or made again from its checkpoints."""
         if self._made is None or self._made[0] != candidate.name:
-            job = dataclasses.replace(self.job, checkpoints=self.workspace.trial(candidate.name), deadline=None)
+            job = dataclasses.replace(self.job, checkpoints=self._checkpoints(candidate), deadline=None)
             self._made = (candidate.name, candidate.recipe.apply(self.network, job))
         return self._made[1]
 
+    def _checkpoints(self, candidate: Candidate) -> Path:
+        return self.workspace.trial(candidate.checkpoints or candidate.name)
+
     def _measure(self, candidate: Candidate, folder: Path) -> Outcome:
         self._made = None
-        made = candidate.recipe.apply(self.network, dataclasses.replace(self.job, checkpoints=folder))
+        made = candidate.recipe.apply(self.network, dataclasses.replace(self.job, checkpoints=self._checkpoints(candidate)))
         self._made = (candidate.name, made)
         deployed = self.deploy(made, candidate.recipe)
         deployed.save(folder / "model.onnx")
