@@ -145,7 +145,7 @@ class Reader:
         if self.directory.network is None:
             return None
         payload, length = bytes(self._payload(0)), self.directory.network
-        return payload if len(payload) == length else Stream(payload, "best").text(None, length, b"")
+        return payload if len(payload) == length else Stream(payload, "best").text(None, length)
 
     def _payload(self, block: int) -> memoryview:
         start, stop, checksum = self._blocks[block]
@@ -163,19 +163,23 @@ class Reader:
             for index in sorted({part.index for number in chunks for part in self._chunks[number]})
         }
         decodings: dict[int, Table | Uniform] = {}
+        trellises: dict[int, int] = {}
         first = int(self.directory.network is not None)
 
         def work(number: int) -> None:
-            _decode_chunk(bytes(self._payload(first + number)), self._chunks[number], self.directory, arrays, decodings)
+            payload = self._payload(first + number)
+            _decode_chunk(payload, self._chunks[number], self.directory, arrays, decodings, trellises)
 
         _parallel(work, chunks, threads)
-        return {index: _finished(entries[index], arrays[index], decodings.get(index)) for index in sorted(wanted)}
-
-
-def _finished(entry: Entry, array: npt.NDArray[Any], decoding: Table | Uniform | None) -> Tensor:
-    if decoding is None:
-        return array
-    return from_symbols(array, decoding, entry.dtype, entry.kind.partition(" ")[0])
+        return {
+            index: from_symbols(
+                arrays[index], decodings[index], entry.dtype, entry.kind.startswith("masked"), trellises.get(index, 0)
+            )
+            if entry.kind != "plain"
+            else arrays[index]
+            for index, entry in enumerate(entries)
+            if index in wanted
+        }
 
 
 def _prepared(name: str, tensor: Tensor) -> Tensor:
@@ -221,16 +225,20 @@ def _encode_chunk(chunk: list[Part], directory: Directory, tensors: list[tuple[Q
             continue
         if part.start == 0:
             code_decoding(stream, tensor.decoding, tensor.shape, table=isinstance(tensor.decoding, Table))
-        stream.levels(piece)
+        if tensor.trellis:
+            stream.on_trellis(piece, tensor.trellis)
+        else:
+            stream.levels(piece)
     return stream.finish()
 
 
 def _decode_chunk(
-    payload: bytes,
+    payload: memoryview,
     chunk: list[Part],
     directory: Directory,
     arrays: dict[int, npt.NDArray[Any]],
     decodings: dict[int, Table | Uniform],
+    trellises: dict[int, int],
 ) -> None:
     stream = Stream(payload, directory.effort)
     for part in chunk:
@@ -241,12 +249,17 @@ def _decode_chunk(
             continue
         if part.start == 0:
             decodings[part.index] = code_decoding(stream, None, entry.shape, table=entry.kind.endswith("table"))
-        stream.levels(piece)
+        if entry.kind == "trellis uniform":
+            states = stream.on_trellis(piece, 0)
+            if part.start == 0:
+                trellises[part.index] = states
+        else:
+            stream.levels(piece)
 
 
 def _encode_bytes(data: bytes) -> bytes:
     stream = Stream(None, "best")
-    stream.text(data, len(data), b"")
+    stream.text(data, len(data))
     return stream.finish()
 
 

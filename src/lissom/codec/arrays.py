@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lissom.codec.dtypes import FLOATS, bits_of
-from lissom.codec.stream import LARGE, Stream
+from lissom.codec.stream import Stream
+from lissom.codec.tables import LARGE, PLANE, code_planes
 from lissom.errors import CorruptArchive
 
 __all__ = ["code_array", "signed_ranks"]
@@ -16,9 +17,7 @@ __all__ = ["code_array", "signed_ranks"]
 Bits = npt.NDArray[Any]
 CONSTANT, TABLE, FLOAT, INTEGER, DIFFERENCE, HALVES, PLANES = range(7)
 MODE, WORD, COUNT, PLACE, TRAILING = 3, 4, 5, 6, 7  # whose statistics a number follows
-PLANAR = 14
 MANY = 1 << 16
-PLANE = {"float32": 23, "float16": 8, "bfloat16": 7}  # where the byte with the exponent begins
 
 
 def code_array(stream: Stream, array: npt.NDArray[Any]) -> None:
@@ -43,7 +42,7 @@ def _choose(bits: Bits, name: str) -> int:
     if bits.size == 0 or (bits == bits.flat[0]).all():
         return CONSTANT
     if name in FLOATS:
-        return TABLE if _repeats(bits) else FLOAT
+        return TABLE if _repeats(bits, *FLOATS[name]) else FLOAT
     signed = _signed(bits, name)
     if int(signed.min()) < -(2**31) or int(signed.max()) >= 2**31:
         return HALVES
@@ -55,19 +54,36 @@ def _choose(bits: Bits, name: str) -> int:
     return INTEGER
 
 
-def _repeats(bits: Bits) -> bool:
-    """Whether so few values occur that a table of them, and ranks, cost less than the values themselves."""
-    if len(np.unique(bits.reshape(-1)[: 2 * MANY])) > min(bits.size, 2 * MANY) // 2:
-        return False
-    values, counts = np.unique(bits, return_counts=True)
+def _repeats(bits: Bits, exponent_bits: int, mantissa_bits: int) -> bool:
+    """Whether so few values occur that a table of them, and ranks, cost less than exponents and mantissas."""
+    flat = bits.reshape(-1)
+    if bits.itemsize == 2:
+        values, counts = _occurring(flat)
+    else:
+        if len(np.unique(flat[: 2 * MANY])) > min(bits.size, 2 * MANY) // 2:
+            return False
+        values, counts = np.unique(flat, return_counts=True)
     if len(values) > MANY:
         return False
-    share = counts / bits.size
-    zeros = share[values == 0].sum()
-    each = 7 * bits.itemsize  # bits that a value of its own takes, about
-    ranks = -(share * np.log2(share)).sum() * bits.size
-    mask = -(zeros * np.log2(max(zeros, 1e-9)) + (1 - zeros) * np.log2(max(1 - zeros, 1e-9))) * bits.size
-    return bool(ranks + each * len(values) < mask + each * (1 - zeros) * bits.size)
+    zeros = int(counts[values == 0].sum())
+    used = int(np.bitwise_or.reduce(values)) & ((1 << mantissa_bits) - 1)
+    mantissa = mantissa_bits - ((used & -used).bit_length() - 1) if used else 0
+    classes = (values >> mantissa_bits).astype(np.int64)
+    classes[values == 0] = 1 << (exponent_bits + 1)
+    floats = _entropy(np.bincount(classes, counts)) + mantissa * (bits.size - zeros)
+    return bool(_entropy(counts) + (exponent_bits // 2 + mantissa) * len(values) < floats)
+
+
+def _occurring(flat: Bits) -> tuple[Bits, npt.NDArray[np.int64]]:
+    counts = np.bincount(flat, minlength=MANY)
+    values = np.flatnonzero(counts)
+    return values.astype(flat.dtype), counts[values]
+
+
+def _entropy(counts: npt.NDArray[Any]) -> float:
+    """Bits of all symbols by how often each occurs."""
+    counts = counts[counts > 0].astype(np.float64)
+    return float((counts * np.log2(counts.sum() / counts)).sum())
 
 
 def _signed(bits: Bits, name: str) -> Bits:
@@ -149,33 +165,6 @@ def _float(stream: Stream, bits: Bits, name: str) -> None:
         bits[...] = np.where(classes != 0, whole, 0).astype(bits.dtype)
 
 
-def _planes(stream: Stream, bits: Bits, name: str) -> None:
-    """The byte of each float that holds its exponent by fixed tables, the other bytes as they are: at memory speed."""
-    shift = PLANE.get(name)
-    if shift is None:
-        raise CorruptArchive(f"a payload holds planes of a {name}: the file was altered")
-    width = 8 * bits.itemsize
-    symbols = np.empty(bits.shape, np.uint8) if stream.decoding else (bits >> shift).astype(np.uint8)
-    stream.symbols(symbols)
-    rest = np.zeros(bits.shape, bits.dtype)
-    if not stream.decoding:  # what lies above the byte moves into its place
-        rest = bits & bits.dtype.type((1 << shift) - 1) | bits >> 8 & bits.dtype.type((1 << width - 8) - (1 << shift))
-    for place in range(width // 8 - 1):
-        plane = (rest >> 8 * place).astype(np.uint8)
-        constant = stream.number(256 if stream.decoding or (plane != plane.flat[0]).any() else int(plane.flat[0]), PLANAR, 256)
-        if constant < 256:
-            plane[...] = constant
-        else:
-            plane = np.frombuffer(stream.raw(None if stream.decoding else plane.tobytes(), plane.size), np.uint8).reshape(
-                bits.shape
-            )
-        if stream.decoding:
-            rest |= plane.astype(bits.dtype) << 8 * place
-    if stream.decoding:
-        low = bits.dtype.type((1 << shift) - 1)
-        bits[...] = rest & low | symbols.astype(bits.dtype) << shift | (rest & ~low) << 8
-
-
 def _integer(stream: Stream, bits: Bits, name: str) -> None:
     _from_symbols(stream, bits, name, lambda symbols: symbols, lambda symbols: symbols)
 
@@ -206,4 +195,4 @@ def _halves(stream: Stream, bits: Bits, _: str) -> None:
             bits[...] = (bits & kept) | piece
 
 
-_MODES = (_constant, _table, _float, _integer, _difference, _halves, _planes)
+_MODES = (_constant, _table, _float, _integer, _difference, _halves, code_planes)

@@ -10,7 +10,7 @@ from lissom.codec.dtypes import DTYPES
 from lissom.codec.stream import Stream
 from lissom.errors import CorruptArchive
 
-__all__ = ["KINDS", "Directory", "Entry", "Part", "plan"]
+__all__ = ["KINDS", "Directory", "Entry", "Part", "pieces", "plan"]
 
 KINDS = ("plain", "table", "uniform", "masked table", "masked uniform", "trellis uniform")
 """How a tensor is stored; their order is part of the format."""
@@ -214,6 +214,13 @@ class Part:
         if self.flat:
             return (self.stop - self.start,)
         return (self.stop - self.start, *entry.shape[1:]) if entry.shape else ()
+
+
+def pieces(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Which positions of a tensor, in C order, are coded on their own: all, or runs of whole rows, or runs within a row."""
+    row = prod(shape[1:])
+    parts = [part for chunk in plan([Entry("", "plain", "float32", shape)]) for part in chunk]
+    return [(part.start * (1 if part.flat else row), part.stop * (1 if part.flat else row)) for part in parts]
 
 
 def plan(entries: list[Entry]) -> list[list[Part]]:

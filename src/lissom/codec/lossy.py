@@ -7,16 +7,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lissom.codec import trellis
+from lissom.codec.directory import pieces
 from lissom.codec.tensors import Quantized, Uniform
+from lissom.codec.trellis import MACHINES
 from lissom.errors import ModelRefused
 
-__all__ = ["quantized", "rate_distortion_levels"]
+__all__ = ["prices", "quantized", "rate_distortion_levels"]
 
 Values = npt.NDArray[np.float64]
-SLOPE = 0.15  # price of a bit in units of step^2: the slope of squared error over bits at the coarse step
-TRELLIS_SLOPE = 0.1
-TRELLIS_BITS = 1.6  # bits a level from which the trellis pays; below, it would miss the cheap zeros
-FINE = 0.566  # the trellis' fine step for the squared error of a scalar grid of step 1
+STATES = 64
+SLOPE = 0.45  # price of a bit in units of the trellis' step^2: the slope of squared error over bits there
+ROUNDS = 3  # of prices from the levels before, and levels at those prices
+FINE = 0.566  # the trellis' step for the squared error of a scalar grid of step 1
 
 
 def quantized(name: str, array: npt.NDArray[Any], quality: float) -> Quantized:
@@ -44,53 +47,38 @@ def quantized(name: str, array: npt.NDArray[Any], quality: float) -> Quantized:
     return rate_distortion_levels(array, low)
 
 
-def rate_distortion_levels(array: npt.NDArray[Any], step: float) -> Quantized:
+def rate_distortion_levels(array: npt.NDArray[Any], step: float, *, states: int = STATES) -> Quantized:
     """The tensor's levels at about the squared error of a grid of ``step``, each chosen by error plus price in bits.
 
-    Levels of more than about 1.6 bits follow the trellis on a finer grid, cheaper ones stand on the plain grid. One
-    ``step`` for every tensor of a network is one slope of squared error over bits for all of them.
+    One ``step`` for every tensor of a network is one slope of squared error over bits for all of them.
+
+    Args:
+        array: finite floats.
+        step: of a plain grid of that error; the trellis' own is 0.566 of it.
+        states: of the trellis; more cost time and give a little less error, 8 nearly all of it.
     """
-    values = array.astype(np.float64).reshape(-1)
-    rates, mean = _rates(np.round(values / step))
-    if mean < TRELLIS_BITS:
-        scale = np.float32(step)
-        return _made(array, _scalar(values / float(scale), rates), scale, trellis=False)
-    from lissom.codec import trellis
-
     scale = np.float32(step * FINE)
-    levels = np.empty(values.shape, np.int32)
-    coarse, _ = _rates(np.round(values / (2 * float(scale))))
-    fine = np.interp(np.arange(2 * len(coarse)) / 2, np.arange(len(coarse)), coarse)
-    trellis.search(values / float(scale), fine, TRELLIS_SLOPE * 4, levels)
-    return _made(array, levels, scale, trellis=True)
-
-
-def _made(array: npt.NDArray[Any], levels: npt.NDArray[Any], scale: np.float32, *, trellis: bool) -> Quantized:
+    values = array.astype(np.float64).reshape(-1) / float(scale)
+    levels = np.round(values).astype(np.int32)
+    for _ in range(ROUNDS):
+        bits = prices(levels)
+        for start, stop in pieces(array.shape):
+            trellis.search(values[start:stop], np.ones(1), bits, SLOPE, states, MACHINES[states], 0, levels[start:stop])
     grid = Uniform(np.array(scale), np.zeros((), np.int32))
-    return Quantized(levels.astype(np.int32).reshape(array.shape), grid, dtype=array.dtype.name, trellis=trellis)
+    return Quantized(levels.reshape(array.shape), grid, dtype=array.dtype.name, trellis=states)
 
 
-def _rates(levels: Values) -> tuple[Values, float]:
-    """Bits of a level by magnitude, from how often each occurs and smoothed towards a falling tail; and their mean."""
-    magnitudes = np.minimum(np.abs(levels), 4095).astype(np.int64)
-    counts = np.bincount(magnitudes, minlength=int(magnitudes.max(initial=0)) + 2).astype(np.float64)
-    width = np.maximum(1, np.arange(len(counts)) // 8)  # far levels share their neighbours' counts
-    total = np.concatenate([[0.0], np.cumsum(counts)])
-    index = np.arange(len(counts))
-    upper, lower = np.minimum(index + width, len(counts)), np.maximum(index - width + 1, 0)
-    smooth = np.where(index < 3, counts, (total[upper] - total[lower]) / (upper - lower)) + 0.02
-    bits = -np.log2(smooth / max(counts.sum(), 1.0)) + (index > 0)
-    return bits, float(bits[magnitudes].mean()) if magnitudes.size else 0.0
-
-
-def _scalar(values: Values, rates: Values) -> Values:
-    """Each value's nearest level, or the next towards zero where its fewer bits are worth the error."""
-    nearest = np.round(values)
-    smaller = nearest - np.sign(nearest)
-
-    def price(levels: Values) -> Values:
-        magnitude = np.minimum(np.abs(levels), len(rates) - 1).astype(np.int64)
-        cost: Values = (values - levels) ** 2 + SLOPE * rates[magnitude]
-        return cost
-
-    return np.where(price(smaller) < price(nearest), smaller, nearest)
+def prices(levels: npt.NDArray[np.int32]) -> Values:
+    """Bits of a level [2, magnitudes] by parity and half its magnitude: how often each occurs, smoothed over far ones."""
+    most = min(int(np.abs(levels).max(initial=0)) // 2 + 2, 4096)
+    bits = np.empty((2, most))
+    width = np.maximum(1, np.arange(most) // 8)
+    index = np.arange(most)
+    upper, lower = np.minimum(index + width, most), np.maximum(index - width + 1, 0)
+    for parity in (0, 1):
+        own = levels[(levels & 1) == parity]
+        counts = np.bincount(np.minimum(np.abs(own) >> 1, most - 1), minlength=most) + 0.02
+        total = np.concatenate([[0.0], np.cumsum(counts)])
+        smooth = (total[upper] - total[lower]) / (upper - lower)
+        bits[parity] = np.log2(smooth.sum() / smooth) + (parity or index > 0)
+    return bits

@@ -8,31 +8,32 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from lissom.codec.mixing import COUNTER, RANGE, SQUASH, counted, learn, predict
+from lissom.codec.mixing import RANGE, SQUASH, chance, counted, learn, predict
 from lissom.codec.rangecoder import code_bit, code_raw
+from lissom.codec.trellis import moved
 
 __all__ = ["code_levels", "new_model"]
 
 INPUTS = 10  # contexts of a magnitude bit
 SIGN_INPUTS = 5
-BINS = 64  # bits of one magnitude: zero, up to 20 unary steps, up to 32 Exp-Golomb prefix bits
+BINS = 64  # bits of one magnitude: zero and up to 20 unary steps, Exp-Golomb prefix bits, and the first ones again
 SLOTS = 4096  # contexts of one input
-UNARY = 1
 PREFIX = 24
+PREFIXES = 16
+ODD = PREFIX + PREFIXES  # where zero and unary steps stand in an odd state of a trellis
 LOCAL = 32  # contexts that choose a set of mixing weights
 TAIL = INPUTS * SLOTS * BINS  # where the sign's counters begin
 TOTAL = TAIL + SIGN_INPUTS * SLOTS
 REFINED = 33
+WEIGHTS = np.full((BINS + 1) * LOCAL * INPUTS, 65536 * 2 // 5, np.int64)
+TABLES = np.tile(SQUASH[(np.arange(REFINED) * 2 * RANGE) // (REFINED - 1)] << 6, (BINS + 1) * LOCAL).astype(np.int64)
 
 
 def new_model() -> tuple[np.ndarray, ...]:
     """Counters, mixing weights, refinement table and suffix counters before the first symbol."""
-    counters = np.full(TOTAL, COUNTER, np.uint32)
-    weights = np.full((BINS + 1) * LOCAL * INPUTS, 65536 * 2 // 5, np.int64)
-    steps = (np.arange(REFINED) * 2 * RANGE) // (REFINED - 1)
-    refined = np.tile(SQUASH[steps] << 6, (BINS + 1) * LOCAL).astype(np.int64)
-    suffix = np.full(64 * 8, COUNTER, np.uint32)
-    return counters, weights, refined, suffix, np.zeros((BINS + 1) * LOCAL, np.int64)
+    suffix = np.zeros(64 * 8, np.uint32)
+    ages = np.zeros((BINS + 1) * LOCAL, np.int64)
+    return np.zeros(TOTAL, np.uint32), WEIGHTS.copy(), TABLES.copy(), suffix, ages
 
 
 @njit(cache=True, nogil=True)
@@ -94,7 +95,7 @@ def _code_tail(decoding, data, coder, rest, suffix, model, bases, slots, choice,
     exponent = 0
     while True:
         more = 1 if ((rest + 1) >> (exponent + 1)) > 0 else 0
-        bin_ = PREFIX + min(exponent, BINS - PREFIX - 1)
+        bin_ = PREFIX + min(exponent, PREFIXES - 1)
         for index in range(INPUTS):
             slots[index] = bases[index] + bin_
         coder, more = _mixed_bit(decoding, data, coder, more, model, slots, INPUTS, bin_ * LOCAL + choice, stretched)
@@ -109,8 +110,7 @@ def _code_tail(decoding, data, coder, rest, suffix, model, bases, slots, choice,
         slot = exponent * 8 + number if number < 8 else 0
         bit = ((rest + 1) >> left) & 1
         counter = suffix[slot]
-        chance = min(max(np.int64(counter) >> 16, 1), 65535)
-        low, high, value, position, bit = code_bit(decoding, data, low, high, value, position, chance, bit)
+        low, high, value, position, bit = code_bit(decoding, data, low, high, value, position, chance(counter), bit)
         suffix[slot] = counted(counter, bit, 255)
         number = (number << 1) | bit
     if left > 0:
@@ -122,10 +122,11 @@ def _code_tail(decoding, data, coder, rest, suffix, model, bases, slots, choice,
 
 
 @njit(cache=True, nogil=True)
-def code_levels(decoding, data, state, levels, width, unary, link, activity, model):
+def code_levels(decoding, data, state, levels, width, unary, link, activity, machine, model):
     """Code ``levels`` [rows, columns, kernel] in place; ``link`` hints at each column, ``activity`` receives each row's.
 
-    ``width`` is the kernel's width, ``unary`` how many steps come before Exp-Golomb.
+    ``width`` is the kernel's width, ``unary`` how many steps come before Exp-Golomb. ``machine`` is a trellis' two
+    polynomials, both 0 where there is none: on a trellis, half a level's magnitude is coded.
     """
     rows, columns, kernel = levels.shape
     suffix = model[3]
@@ -135,6 +136,8 @@ def code_levels(decoding, data, state, levels, width, unary, link, activity, mod
     column_sum = np.zeros(columns, np.int64)
     column_slow = np.zeros(columns, np.int64)
     coder = (state[0], state[1], state[2], np.int64(state[3]))
+    admits = np.int64(0)  # the machine's state
+    halved = 1 if machine[0] > 0 else 0
     for r in range(rows):
         row_fast = np.int64(0)
         row_sum = np.int64(0)
@@ -172,6 +175,7 @@ def code_levels(decoding, data, state, levels, width, unary, link, activity, mod
                 bases[7] = min(hint, 15) * 256 + column * 4 + min(_size(a), 3)
                 bases[8] = slow * 64 + row
                 bases[9] = surroundings * 64 + whole
+                odd = admits & 1
                 for index in range(INPUTS):
                     bases[index] = (index * SLOTS + bases[index]) * BINS
                 choice = min(surroundings // 2, 31) if near > 0 else 0
@@ -180,7 +184,9 @@ def code_levels(decoding, data, state, levels, width, unary, link, activity, mod
                     decoding,
                     data,
                     coder,
-                    symbol,
+                    abs(symbol) >> halved,
+                    symbol < 0,
+                    odd,
                     unary,
                     suffix,
                     model,
@@ -192,8 +198,11 @@ def code_levels(decoding, data, state, levels, width, unary, link, activity, mod
                     c,
                     above,
                 )
+                magnitude = magnitude << halved | odd
+                symbol = -magnitude if negative else magnitude
+                admits = moved(admits, symbol, machine[0], machine[1])
                 if decoding:
-                    levels[r, c, k] = -magnitude if negative else magnitude
+                    levels[r, c, k] = symbol
                 capped = min(magnitude, 1 << 20)
                 kernel_sum += capped
                 row_sum += capped
@@ -213,21 +222,25 @@ def _signs(left, up, previous, corner):
 
 
 @njit(cache=True, nogil=True)
-def _code_symbol(decoding, data, coder, symbol, unary, suffix, model, bases, slots, choice, stretched, signs, c, above):
-    magnitude = abs(symbol)
+def _code_symbol(
+    decoding, data, coder, magnitude, negative, odd, unary, suffix, model, bases, slots, choice, stretched, signs, c, above
+):
+    """A magnitude, and the sign where it is not zero or where the state is odd, which admits no zero."""
     steps = 0
     while steps <= unary:
         for index in range(INPUTS):
-            slots[index] = bases[index] + steps
+            slots[index] = bases[index] + ODD * odd + steps
         more = 1 if magnitude > steps else 0
-        coder, more = _mixed_bit(decoding, data, coder, more, model, slots, INPUTS, steps * LOCAL + choice, stretched)
+        coder, more = _mixed_bit(
+            decoding, data, coder, more, model, slots, INPUTS, (ODD * odd + steps) * LOCAL + choice, stretched
+        )
         if more == 0:
             break
         steps += 1
     if steps > unary:
         coder, rest = _code_tail(decoding, data, coder, magnitude - steps, suffix, model, bases, slots, choice, stretched)
         steps += rest
-    if steps == 0:
+    if steps == 0 and odd == 0:
         return coder, 0, 0
     big = min(_size(steps), 3)
     slots[0] = TAIL + signs * 4 + big
@@ -235,6 +248,6 @@ def _code_symbol(decoding, data, coder, symbol, unary, suffix, model, bases, slo
     slots[2] = TAIL + 2 * SLOTS + signs // 27
     slots[3] = TAIL + 3 * SLOTS + (0 if above == 0 else (1 if above > 0 else 2)) * 16 + (signs // 3) % 3 * 4 + big
     slots[4] = TAIL + 4 * SLOTS
-    negative = 1 if symbol < 0 else 0
+    negative = 1 if negative else 0
     coder, negative = _mixed_bit(decoding, data, coder, negative, model, slots, SIGN_INPUTS, BINS * LOCAL, stretched)
     return coder, steps, negative

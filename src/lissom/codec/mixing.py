@@ -1,6 +1,7 @@
 """Adaptive probabilities and their mixture in the logistic domain, in integers that are the same on every machine.
 
-A counter is one uint32: 22 bits of probability, 10 bits of how often it was seen. Its first steps are
+A counter is one uint32: 22 bits of probability, 10 bits of how often it was seen; in memory its first bit is flipped,
+so that pages of zeros, which cost nothing until they are touched, are counters at one half. Its first steps are
 large and shrink as 1/n, down to the limit of its kind: so a counter of a tiny network learns from its
 first symbols. A prediction is the squashed weighted sum of the counters' stretched probabilities; the
 weights follow the error (Mahoney, "Adaptive Weighing of Context Models for Lossless Data Compression",
@@ -15,11 +16,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["COUNTER", "LIMIT", "counted", "learn", "predict"]
+__all__ = ["RANGE", "SQUASH", "chance", "counted", "learn", "predict"]
 
 RANGE = 2839  # ln(65535) * 256: the stretched value of the least probability, 1/65536
 COUNTER = np.uint32(1 << 31)
-LIMIT = 1000
 
 
 def _logistic_tables() -> tuple[np.ndarray, np.ndarray]:
@@ -46,13 +46,19 @@ TRUST = np.array([256 * 2 * n // (2 * n + 1) for n in range(1024)], np.int64)
 
 @njit(cache=True, nogil=True)
 def counted(counter, bit, limit):
-    """A counter after it has seen ``bit``."""
+    """A counter, as it lies in memory, after it has seen ``bit``."""
     count = np.int64(counter) & 1023
-    probability = np.int64(counter) >> 10
+    probability = np.int64(counter ^ COUNTER) >> 10
     probability += (((bit << 22) - bit) - probability) * STEP[count] >> 16
     if count < limit:
         count += 1
-    return np.uint32((probability << 10) | count)
+    return np.uint32((probability << 10) | count) ^ COUNTER
+
+
+@njit(cache=True, nogil=True)
+def chance(counter):
+    """A counter's probability of a 1 in units of 2^-16, never 0 or 1."""
+    return min(max(np.int64(counter ^ COUNTER) >> 16, 1), 65535)
 
 
 @njit(cache=True, nogil=True)
@@ -60,7 +66,7 @@ def predict(counters, slots, inputs, weights, first, stretched):
     """The stretched mixture of the counters at ``slots[:inputs]`` under the weights from ``first`` on."""
     total = 0
     for index in range(inputs):
-        counter = np.int64(counters[slots[index]])
+        counter = np.int64(counters[slots[index]] ^ COUNTER)
         value = np.int64(STRETCH[counter >> 16]) * TRUST[counter & 1023] >> 8
         stretched[index] = value
         total += weights[first + index] * value

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from lissom.codec.arrays import code_array, signed_ranks
 from lissom.codec.stream import Stream
 from lissom.codec.tensors import Quantized, Table, Uniform, spread
+from lissom.codec.trellis import MACHINES
 from lissom.errors import CorruptArchive, InputRefused
 
 __all__ = ["checked", "code_decoding", "from_symbols", "to_symbols"]
@@ -17,6 +18,7 @@ __all__ = ["checked", "code_decoding", "from_symbols", "to_symbols"]
 Symbols = npt.NDArray[np.int32]
 ENTRIES, LENGTH = 8, 9  # whose statistics a number follows
 MOST = 1 << 16
+STATES = ", ".join(str(states) for states in MACHINES if states)
 
 
 def checked(name: str, tensor: Quantized) -> Quantized:
@@ -40,8 +42,8 @@ def checked(name: str, tensor: Quantized) -> Quantized:
     fits = scale.ndim in (0, levels.ndim) and all(1 <= entries <= length or entries == length for entries, length in axes)
     if not fits:
         raise InputRefused(f"{name}: scales of shape {scale.shape} do not fit levels of shape {levels.shape}")
-    if tensor.trellis and (zero_point.any() or tensor.mask is not None):
-        raise InputRefused(f"{name}: levels on a trellis take neither a zero point nor a mask")
+    if tensor.trellis and (zero_point.any() or tensor.mask is not None or tensor.trellis not in MACHINES):
+        raise InputRefused(f"{name}: a trellis has {STATES} states, and its levels take neither a zero point nor a mask")
     return Quantized(levels, Uniform(scale, zero_point), tensor.mask, tensor.dtype, tensor.trellis)
 
 
@@ -70,16 +72,10 @@ def _coded(stream: Stream, array: npt.NDArray[Any], shape: tuple[int, ...], dtyp
 def to_symbols(tensor: Quantized) -> Symbols:
     """The levels as signed symbols that are small where values are small, and zero where they are masked.
 
-    Raises:
-        InputRefused: levels that claim to follow the trellis, and leave it.
+    Levels on a trellis stay as they are.
     """
     if tensor.trellis:
-        from lissom.codec import trellis
-
-        indices = np.empty(tensor.shape, np.int32)
-        if not trellis.to_indices(np.ascontiguousarray(tensor.levels).reshape(-1), indices.reshape(-1)):
-            raise InputRefused("the levels leave the trellis that they claim to follow: give trellis=False")
-        return indices
+        return tensor.levels
     if isinstance(tensor.decoding, Table):
         order, place = signed_ranks(tensor.decoding.values.view(np.uint32))
         ranks = np.empty(len(order), np.int32)
@@ -92,29 +88,28 @@ def to_symbols(tensor: Quantized) -> Symbols:
     return np.ascontiguousarray(symbols, np.int32).reshape(tensor.shape)
 
 
-def from_symbols(symbols: Symbols, decoding: Table | Uniform, dtype: str, form: str) -> Quantized:
-    """The tensor that :func:`to_symbols` took apart; levels under the mask are 0.
+def from_symbols(symbols: Symbols, decoding: Table | Uniform, dtype: str, masked: bool, trellis: int) -> Quantized:
+    """The tensor that :func:`to_symbols` took apart, its levels in place of ``symbols``; levels under the mask are 0.
 
     Raises:
         CorruptArchive: a symbol points outside the table.
     """
-    if form == "trellis":
-        from lissom.codec import trellis
-
-        levels = np.empty(symbols.shape, np.int32)
-        trellis.from_indices(np.ascontiguousarray(symbols).reshape(-1), levels.reshape(-1))
-        return Quantized(levels, decoding, None, dtype, trellis=True)
-    mask = symbols != 0 if form == "masked" else None
-    if mask is not None:
-        symbols = symbols - (symbols > 0)
+    if trellis:
+        return Quantized(symbols, decoding, None, dtype, trellis)
+    mask = None
+    if masked:
+        mask = symbols != 0
+        np.subtract(symbols, 1, out=symbols, where=symbols > 0)
     if isinstance(decoding, Table):
         order, place = signed_ranks(decoding.values.view(np.uint32))
-        ranks = symbols.astype(np.int64) + place
-        if symbols.size and (ranks.min() < 0 or ranks.max() >= len(order)):
-            raise CorruptArchive("a payload points outside its table of values: the file was altered")
-        levels = order.astype(np.int32)[ranks] if symbols.size else symbols
-    else:
-        levels = symbols + spread(decoding.zero_point, symbols.shape)
+        flat = symbols.reshape(-1)
+        for start in range(0, flat.size, MOST):  # in pieces, so that memory stays bounded
+            ranks = flat[start : start + MOST].astype(np.int64) + place
+            if ranks.min() < 0 or ranks.max() >= len(order):
+                raise CorruptArchive("a payload points outside its table of values: the file was altered")
+            flat[start : start + MOST] = order[ranks]
+    elif decoding.zero_point.any():
+        symbols += spread(decoding.zero_point, symbols.shape)
     if mask is not None:
-        levels = np.where(mask, levels, 0)
-    return Quantized(np.ascontiguousarray(levels, np.int32).reshape(symbols.shape), decoding, mask, dtype)
+        symbols[~mask] = 0
+    return Quantized(symbols, decoding, mask, dtype)

@@ -53,7 +53,7 @@ def _steps(table_limit, number):
 
 
 @njit(cache=True, nogil=True)
-def code_levels(decoding, data, state, levels, width, unary, link, activity, model):  # noqa: ARG001 - the table of contexts calls all alike
+def code_levels(decoding, data, state, levels, width, unary, link, activity, machine, model):  # noqa: ARG001 - coders are called alike
     """Code ``levels`` [rows, columns, kernel] in place; the arguments of :func:`lissom.codec.mixed_levels.code_levels`."""
     rows, columns, kernel = levels.shape
     pairs = model[0]

@@ -102,11 +102,11 @@ def code_raw(decoding, data, low, high, value, position, number, bits):
     return low, high, value, position, result
 
 
-def start(data: bytes | None) -> np.ndarray:
+def start(data: bytes | memoryview | None) -> np.ndarray:
     """The coder's state ``[low, high, value, position]`` before the first bit of ``data`` (None to encode)."""
     if data is None:
         return np.array([0, 2**64 - 1, 0, 0], np.uint64)
-    return np.array([0, 2**64 - 1, int.from_bytes(data[:8].ljust(8, b"\0"), "big"), 8], np.uint64)
+    return np.array([0, 2**64 - 1, int.from_bytes(bytes(data[:8]).ljust(8, b"\0"), "big"), 8], np.uint64)
 
 
 def finish(data: bytes, low: int, high: int) -> bytes:

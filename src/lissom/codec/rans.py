@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["BITS", "decode_rows", "decoding_table", "encode_rows", "frequencies"]
+__all__ = ["BITS", "decode_rows", "decoding_table", "encode_rows", "encoding_table", "frequencies"]
 
 BITS = 12
 WHOLE = 1 << BITS
@@ -22,6 +22,8 @@ LANES = 4
 MASK = np.uint64(WHOLE - 1)
 SHIFT = np.uint64(BITS)
 WORD = np.uint64(16)
+LOW_WORD = np.uint64(0xFFFF)
+ONE = np.uint64(1)
 
 
 def frequencies(counts: np.ndarray) -> np.ndarray:
@@ -45,56 +47,79 @@ def frequencies(counts: np.ndarray) -> np.ndarray:
     return scaled
 
 
+@njit(cache=True, nogil=True)
 def decoding_table(scaled: np.ndarray) -> np.ndarray:
     """For each class and each of 2^12 slots: symbol, frequency - 1 and the slot's place in it, in one uint32."""
-    table = np.zeros((len(scaled), WHOLE), np.uint32)
-    for row, result in enumerate(scaled):
-        symbols = np.repeat(np.arange(len(result)), result)
-        start = np.cumsum(result) - result
-        table[row] = symbols | (result[symbols] - 1) << 8 | (np.arange(WHOLE) - start[symbols]) << 20
+    table = np.empty((len(scaled), WHOLE), np.uint32)
+    for row in range(len(scaled)):
+        at = 0
+        for symbol in range(scaled.shape[1]):
+            for place in range(scaled[row, symbol]):
+                table[row, at] = symbol | (scaled[row, symbol] - 1) << 8 | place << 20
+                at += 1
+    return table
+
+
+def encoding_table(scaled: np.ndarray) -> np.ndarray:
+    """For each class and symbol: frequency, where its slots start, and 2^44 / frequency rounded up, in three uint64.
+
+    A state that is divided is below frequency * 2^20, so that (state * reciprocal) >> 44 is its exact quotient.
+    """
+    table = np.zeros((*scaled.shape, 3), np.uint64)
+    table[..., 0] = scaled
+    table[..., 1] = np.cumsum(scaled, axis=1) - scaled
+    table[..., 2] = -(-(1 << 44) // np.maximum(scaled, 1).astype(np.int64))
     return table
 
 
 @njit(cache=True, nogil=True)
-def encode_rows(symbols, classes, scaled, words):
-    """Code ``symbols`` [rows, columns] into the end of ``words`` (uint16); returns where they begin."""
+def _put(state, entry, words, at):
+    frequency = entry[0]
+    words[at - ONE] = state & LOW_WORD
+    full = state >= frequency << np.uint64(20)
+    state = state >> WORD if full else state
+    at = at - ONE if full else at
+    quotient = (state * entry[2]) >> np.uint64(44)
+    return (quotient << SHIFT) + (state - quotient * frequency) + entry[1], at
+
+
+@njit(cache=True, nogil=True)
+def encode_rows(symbols, classes, table, words):
+    """Code ``symbols`` [rows, columns] into the end of ``words`` (uint16); returns where they begin.
+
+    ``words`` needs a place for every symbol and one before them all.
+    """
     rows, columns = symbols.shape
-    starts = np.zeros(scaled.shape, np.int64)
-    for kind in range(scaled.shape[0]):
-        total = 0
-        for symbol in range(scaled.shape[1]):
-            starts[kind, symbol] = total
-            total += scaled[kind, symbol]
     states = np.full(LANES, LEAST, np.uint64)
-    at = len(words)
+    at = np.uint64(len(words))
+    whole = columns & ~3
     for r in range(rows - 1, -1, -1):
-        kind = classes[r]
-        for c in range(columns - 1, -1, -1):
-            symbol = symbols[r, c]
-            frequency = np.uint64(scaled[kind, symbol])
-            state = states[c & 3]
-            if state >= frequency << np.uint64(20):
-                at -= 1
-                words[at] = state & np.uint64(0xFFFF)
-                state >>= WORD
-            quotient = state // frequency
-            states[c & 3] = (quotient << SHIFT) + (state - quotient * frequency) + np.uint64(starts[kind, symbol])
+        row = symbols[r]
+        kind = table[classes[r]]
+        for c in range(columns - 1, whole - 1, -1):
+            states[c & 3], at = _put(states[c & 3], kind[row[c]], words, at)
+        d, e, f, g = states[0], states[1], states[2], states[3]
+        for c in range(whole - 4, -1, -4):
+            g, at = _put(g, kind[row[c + 3]], words, at)
+            f, at = _put(f, kind[row[c + 2]], words, at)
+            e, at = _put(e, kind[row[c + 1]], words, at)
+            d, at = _put(d, kind[row[c]], words, at)
+        states[0], states[1], states[2], states[3] = d, e, f, g
     for lane in range(LANES - 1, -1, -1):
-        at -= 1
-        words[at] = states[lane] & np.uint64(0xFFFF)
-        at -= 1
-        words[at] = states[lane] >> WORD
+        words[at - ONE] = states[lane] & LOW_WORD
+        words[at - ONE - ONE] = states[lane] >> WORD
+        at -= np.uint64(2)
     return at
 
 
 @njit(cache=True, nogil=True)
-def _step(state, table, kind, words, at):
-    entry = np.uint64(table[kind, state & MASK])
+def _step(state, table, words, at):
+    entry = np.uint64(table[state & MASK])
     state = ((entry >> np.uint64(8) & MASK) + np.uint64(1)) * (state >> SHIFT) + (entry >> np.uint64(20))
     short = state < LEAST
     word = np.uint64(words[at])
     state = (state << WORD) | word if short else state
-    return state, at + (1 if short else 0), np.uint8(entry & np.uint64(255))
+    return state, at + ONE if short else at, np.uint8(entry & np.uint64(255))
 
 
 @njit(cache=True, nogil=True)
@@ -104,27 +129,27 @@ def decode_rows(words, table, classes, symbols):
     Returns how many words were used, or -1 where they ran out.
     """
     rows, columns = symbols.shape
-    end = len(words) - columns - 2 * LANES
+    end = np.uint64(len(words) - columns - 2 * LANES)
     a = np.uint64(words[0]) << WORD | np.uint64(words[1])
     b = np.uint64(words[2]) << WORD | np.uint64(words[3])
     c = np.uint64(words[4]) << WORD | np.uint64(words[5])
     d = np.uint64(words[6]) << WORD | np.uint64(words[7])
-    at = 2 * LANES
+    at = np.uint64(2 * LANES)
+    whole = columns & ~3
     for r in range(rows):
         if at > end:
             return -1
-        kind = classes[r]
-        column = 0
-        while column + 4 <= columns:
-            a, at, symbols[r, column] = _step(a, table, kind, words, at)
-            b, at, symbols[r, column + 1] = _step(b, table, kind, words, at)
-            c, at, symbols[r, column + 2] = _step(c, table, kind, words, at)
-            d, at, symbols[r, column + 3] = _step(d, table, kind, words, at)
-            column += 4
-        if column < columns:
-            a, at, symbols[r, column] = _step(a, table, kind, words, at)
-        if column + 1 < columns:
-            b, at, symbols[r, column + 1] = _step(b, table, kind, words, at)
-        if column + 2 < columns:
-            c, at, symbols[r, column + 2] = _step(c, table, kind, words, at)
-    return at
+        kind = table[classes[r]]
+        row = symbols[r]
+        for column in range(0, whole, 4):
+            a, at, row[column] = _step(a, kind, words, at)
+            b, at, row[column + 1] = _step(b, kind, words, at)
+            c, at, row[column + 2] = _step(c, kind, words, at)
+            d, at, row[column + 3] = _step(d, kind, words, at)
+        if whole < columns:
+            a, at, row[whole] = _step(a, kind, words, at)
+        if whole + 1 < columns:
+            b, at, row[whole + 1] = _step(b, kind, words, at)
+        if whole + 2 < columns:
+            c, at, row[whole + 2] = _step(c, kind, words, at)
+    return np.int64(at)

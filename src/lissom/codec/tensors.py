@@ -43,8 +43,9 @@ class Uniform:
 
     def decode(self, levels: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """The float32 values of ``levels``."""
-        offset = levels - spread(self.zero_point, levels.shape)
-        values: npt.NDArray[np.float32] = offset.astype(np.float32) * spread(self.scale, levels.shape)
+        offset = levels - spread(self.zero_point, levels.shape) if self.zero_point.any() else levels
+        values: npt.NDArray[np.float32] = offset.astype(np.float32)
+        values *= spread(self.scale, levels.shape)
         return values
 
 
@@ -73,8 +74,9 @@ class Quantized:
             nothing is masked. Levels under a False are not stored and come back as 0. It is only needed
             where the decoding has no exact zero.
         dtype: numpy name of the dtype that the values are handed back in (``"float32"``, ``"float16"``).
-        trellis: the levels, in C order, follow the trellis of :mod:`lissom.codec.trellis`, and are coded by their
-            indices in it; only with :class:`Uniform`, zero point 0 and no mask.
+        trellis: the number of states of the machine of :mod:`lissom.codec.trellis` that the levels of each of
+            :func:`lissom.codec.directory.pieces` follow, in C order or with the first two axes exchanged; 0 for no
+            trellis. Only with :class:`Uniform`, zero point 0 and no mask.
 
     Example:
         >>> q = Quantized(np.array([[0, 2], [1, 0]], np.int32), Table(np.float32([0, 0.5, -1])))
@@ -86,7 +88,7 @@ class Quantized:
     decoding: Table | Uniform
     mask: npt.NDArray[np.bool_] | None = None
     dtype: str = "float32"
-    trellis: bool = False
+    trellis: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,4 +100,4 @@ class Quantized:
         values = self.decoding.decode(self.levels)
         if self.mask is not None:
             values = np.where(self.mask, values, np.float32(0))
-        return np.asarray(values + np.float32(0)).astype(self.dtype)
+        return np.asarray(values + np.float32(0)).astype(self.dtype, copy=False)
