@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from lissom.errors import ModelRefused
 from lissom.graph.capture import capture
 from lissom.graph.cost import Cost, cost
 from lissom.measure.machine import machine, versions
+from lissom.measure.memory import peak_memory
+from lissom.measure.profile import layer_seconds
 from lissom.network import Network
 from lissom.report.record import (
     BeforeAfter,
@@ -85,12 +88,13 @@ def gather(
         ratio=_floating_bytes(trials.network) / outcome.weights if outcome.weights else None,
         latency=(latency,),
         macs=None if before is None or after is None else BeforeAfter(before=before.macs, after=after.macs),
+        peak_memory=_peak_memory(trials, chosen),
         parity=() if outcome.parity is None else (Parity(**outcome.parity),),
         limits=tuple(_limits(limits, metric, outcome.shipped(trials.ship), latency, seconds)),
         trials=tuple(
             _trial(entry, chosen, limits, trials.ship, front=_front(entry, outcomes, trials.ship)) for entry in outcomes
         ),
-        layers=tuple(_layers(trials.network, made, before, after)),
+        layers=tuple(_layers(trials.network, made, (before, after), _profiles(trials, chosen, made))),
         notes=tuple(dict.fromkeys((*made.notes, *outcome.notes))),
         command=command,
     )
@@ -129,6 +133,24 @@ def _latency(trials: Trials, chosen: Candidate) -> Latency:
         cpu=timing.cpu,
         stable=timing.stable,
     )
+
+
+def _files(trials: Trials, chosen: Candidate) -> tuple[Path, Path]:
+    """The original's file and the chosen one."""
+    return trials.original_file, trials.workspace.trial(chosen.name) / "model.onnx"
+
+
+def _peak_memory(trials: Trials, chosen: Candidate) -> BeforeAfter | None:
+    before, after = (peak_memory(file, trials.sample) for file in _files(trials, chosen))
+    return None if before is None or after is None else BeforeAfter(before=before, after=after)
+
+
+def _profiles(trials: Trials, chosen: Candidate, made: Network) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of each module's layer in the runtime, before and after."""
+    modules = [_by_module(edits.tensors(network.module)) for network in (trials.network, made)]
+    files = zip(_files(trials, chosen), modules, strict=True)
+    before, after = (layer_seconds(file, trials.sample, tensors) for file, tensors in files)
+    return before, after
 
 
 def _limits(limits: Limits, metric: MetricFigures, shipped: int | None, latency: Latency, seconds: float) -> Iterable[Limit]:
@@ -185,10 +207,15 @@ def _exceeds(name: str, outcome: Outcome, limits: Limits, ship: Ship) -> str:
     return f"{1e3 * (outcome.latency or 0):.3f} ms, {1e3 * (limits.max_latency or 0):.3f} ms allowed"
 
 
-def _layers(before: Network, after: Network, cost_before: Cost | None, cost_after: Cost | None) -> Iterable[Layer]:
+def _layers(
+    before: Network,
+    after: Network,
+    costs: tuple[Cost | None, Cost | None],
+    seconds: tuple[dict[str, float], dict[str, float]],
+) -> Iterable[Layer]:
     """One row for each module with a weight of at least two axes, as it was and as it is."""
     old, new = _by_module(edits.tensors(before.module)), _by_module(edits.tensors(after.module))
-    macs = [{} if found is None else {layer.module: layer.macs for layer in found.layers} for found in (cost_before, cost_after)]
+    macs = [{} if found is None else {layer.module: layer.macs for layer in found.layers} for found in costs]
     kinds = {name: type(part).__name__.removeprefix("Parametrized") for name, part in before.module.named_modules()}
     for module, tensors in old.items():
         weight = max(tensors.values(), key=lambda tensor: tensor.size)
@@ -209,9 +236,15 @@ def _layers(before: Network, after: Network, cost_before: Cost | None, cost_afte
             sparsity=float((largest == 0).mean()) if largest.size else 0.0,
             bits=8 * coded / sum(t.size for t in now.values()) if now else None,
             macs=BeforeAfter(before=macs[0][module], after=macs[1].get(module, 0)) if module in macs[0] else None,
+            ms_before=_milliseconds(seconds[0].get(module)),
+            ms_after=_milliseconds(seconds[1].get(module)),
             histogram_before=drawn[0],
             histogram_after=drawn[1],
         )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds
 
 
 def _by_module(tensors: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -248,7 +281,5 @@ def _floating_bytes(network: Network) -> int:
 
 
 def _source_bytes(network: Network) -> int:
-    from pathlib import Path
-
     file = Path(network.source.location)
     return file.stat().st_size if network.source.location and file.is_file() else _floating_bytes(network)

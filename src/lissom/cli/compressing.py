@@ -109,6 +109,9 @@ def _summary(record: Record, folder: Path) -> None:
     for latency in record.latency:
         runtime = f"latency ({latency.runtime}, {latency.threads} thread)"
         rows.append((runtime, ms_text(latency.before_ms.p10), ms_text(latency.after_ms.p10), times_text(latency.ratio)))
+    if record.peak_memory is not None:
+        memory = record.peak_memory
+        rows.append(("peak memory", byte_text(memory.before), byte_text(memory.after), ""))
     table(f"{record.model} → {folder}", ("", "before", "after", ""), rows)
     if metric.undecided:
         out.print("The data is too small to tell this drop from its limit: more test samples would decide it.", markup=False)

@@ -158,6 +158,7 @@ def _latency_tile(record: Record) -> Markup | None:
         "as fast" if _same_speed(first.ratio) else _big(first.ratio, "faster", "slower"),
         _bars(first.before_ms.p10, first.after_ms.p10, ms_text),
         tag("p", f"{threads}, batch {first.batch}, {first.cpu}", class_="fine"),
+        tag("p", f"Memory at the peak: {_from_to(record.peak_memory, byte_text)}", class_="fine") if record.peak_memory else None,
     )
 
 
@@ -173,8 +174,8 @@ def _work_tile(record: Record) -> Markup:
     )
 
 
-def _from_to(pair: BeforeAfter) -> str:
-    return count_text(pair.after) if pair.before == pair.after else f"{count_text(pair.before)} → {count_text(pair.after)}"
+def _from_to(pair: BeforeAfter, text: Callable[[float], str] = count_text) -> str:
+    return text(pair.after) if pair.before == pair.after else f"{text(pair.before)} → {text(pair.after)}"
 
 
 TILES: tuple[Callable[[Record], Markup | None], ...] = (_size_tile, _metric_tile, _latency_tile, _work_tile)

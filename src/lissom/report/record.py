@@ -230,7 +230,7 @@ class Layer:
         sparsity: Share of zeros in its weight now.
         bits: Mean bits per weight in the archive, or the width of its grid where that is not known.
         macs: Multiply-accumulates for one sample.
-        ms_before: Milliseconds in the runtime's profile; None where it was not profiled.
+        ms_before: Milliseconds in the runtime's profile, with what follows the layer up to the next; None where it has none.
         ms_after: The same, after.
         histogram_before: Its weights as they came.
         histogram_after: Its weights now.
@@ -264,6 +264,8 @@ class Record:
         ratio: float32 bytes of all floating tensors / bytes of the weights-only archive.
         latency: One entry per runtime measured; empty where latency was not measured.
         macs: Multiply-accumulates of one sample; None where they are not known.
+        peak_memory: Bytes that opening and running the file on one sample adds to a process, at the peak; None where the
+            system cannot say.
         parameters: How many parameters.
         parity: One entry per runtime that the file was compared in.
         limits: The limits that were given.
@@ -294,6 +296,7 @@ class Record:
     ratio: Positive | None = None
     latency: tuple[Latency, ...] = ()
     macs: BeforeAfter | None = None
+    peak_memory: BeforeAfter | None = None
     parity: tuple[Parity, ...] = ()
     limits: tuple[Limit, ...] = ()
     trials: tuple[Trial, ...] = ()

@@ -224,10 +224,14 @@ class Trials:
         targets = reference if self.job.metric.against_original else [expected for _, expected in split.batches(BATCH)]
         return scores_of(reference, targets, self.job.metric, split.name)
 
+    @cached_property
+    def sample(self) -> tuple[np.ndarray[Any, Any], ...]:
+        """One real sample, as the runtime takes it."""
+        return tuple(tensor.numpy() for tensor in self.job.data.calibration.first(1)[0])
+
     def time(self, file: Path) -> Timing:
         """The file's latency beside the original's, in turns, on one sample."""
-        inputs, _ = self.job.data.calibration.first(1)
-        return compare(self.original_file, file, tuple(tensor.numpy() for tensor in inputs))
+        return compare(self.original_file, file, self.sample)
 
 
 def score_file(
