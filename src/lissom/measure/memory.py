@@ -47,7 +47,7 @@ def peak_memory(file: Path, inputs: Sequence[npt.NDArray[Any]], *, threads: int 
         return None
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder, "inputs.npz")
-        np.savez(kept, **{f"input_{number:04d}": array for number, array in enumerate(inputs)})
+        np.savez(kept, *inputs)
         command = [sys.executable, "-c", PROGRAM, str(file), str(kept), str(threads)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
