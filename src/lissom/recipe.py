@@ -129,6 +129,8 @@ def import_steps() -> None:
     import lissom.prune.l1
     import lissom.prune.layers
     import lissom.prune.weights
+    import lissom.quantize.activations
+    import lissom.quantize.rounding
     import lissom.quantize.weights
     import lissom.share
     import lissom.substitute

@@ -1,4 +1,4 @@
-"""Integer graphs: which nodes of a float graph are computed in integers, and the QuantizeLinear pairs that make them so."""
+"""Integer graphs: which nodes of a float graph are computed in integers, and the QuantizeLinear pairs of their values."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto
@@ -16,15 +17,17 @@ from lissom.codec.tensors import Quantized, Uniform
 from lissom.deploy.deployed import Binding
 from lissom.deploy.editing import Editor, attributes, make_node
 from lissom.deploy.operators import OPERATORS, weight_axis
-from lissom.deploy.weights import place_quantized
 
-__all__ = ["Plan", "Steps", "integer_steps", "left_in_float", "place", "plan"]
+__all__ = ["Plan", "Steps", "embeddings", "ends", "integer_steps", "left_in_float", "place", "plan", "starts_at_zero"]
 
 Array = npt.NDArray[Any]
 FREE = {"Relu", "Clip"}
 """Operators that cost nothing: the integer type's own ends do what they do."""
 COSTLY = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Softmax", "LayerNormalization", "Gather", "Einsum"}
-LARGEST_BIAS = 2**30
+DTYPES: dict[tuple[int, bool], npt.DTypeLike] = {
+    (8, False): np.uint8, (8, True): np.int8, (4, False): ml_dtypes.uint4, (4, True): ml_dtypes.int4,
+}  # fmt: skip
+"""The integer type of so many bits, unsigned or signed."""
 
 
 @dataclass
@@ -55,7 +58,7 @@ class Steps:
     dtype: npt.DTypeLike
 
 
-def plan(editor: Editor, held: Mapping[str, Quantized], keep_float: Sequence[str] = ()) -> Plan:
+def plan(editor: Editor, held: Mapping[str, Quantized], keep_float: Sequence[str] = (), *, weighted_only: bool = False) -> Plan:
     """Decide which nodes are computed in integers.
 
     A weighted operator (convolution, Gemm, MatMul with a constant) is; operators that move, choose or add values are
@@ -65,6 +68,8 @@ def plan(editor: Editor, held: Mapping[str, Quantized], keep_float: Sequence[str
         editor: The float graph.
         held: Weights that take their values from a grid: only integer grids of up to 8 bits can be computed with.
         keep_float: Globs over names of nodes, values and weights that stay float.
+        weighted_only: Quantize what weighted operators read and nothing else: for integers that no kernel computes with,
+            where sums in fewer bits would cost accuracy and save nothing.
     """
     editor.sort()
     users = editor.users()
@@ -73,6 +78,7 @@ def plan(editor: Editor, held: Mapping[str, Quantized], keep_float: Sequence[str
         rule = OPERATORS.get(node.op_type)
         if (
             rule is None
+            or (weighted_only and rule.weight is None)
             or _kept(node, keep_float)
             or not rule.takes(editor, node, made.integers)
             or not _usable(editor, node, held)
@@ -80,6 +86,8 @@ def plan(editor: Editor, held: Mapping[str, Quantized], keep_float: Sequence[str
             continue
         made.nodes.append(node)
         output = node.output[0]
+        if weighted_only:
+            continue
         free = _free_follower(editor, node, users)
         if rule.needs_output or _read_by_weighted(free or node, users):
             if free is not None and not rule.same_scale:
@@ -149,6 +157,12 @@ def _drop_pointless(made: Plan, users: Mapping[str, list[NodeProto]]) -> None:
             made.absorbed.pop(node.output[0], None)
 
 
+def ends(made: Plan) -> tuple[str, ...]:
+    """What the first and the last operator with weights read: values that keep 8 bits where others have fewer."""
+    weighted = [node for node in made.nodes if OPERATORS[node.op_type].weight is not None]
+    return () if not weighted else (weighted[0].input[0], weighted[-1].input[0])
+
+
 def left_in_float(editor: Editor, made: Plan) -> str | None:
     """A sentence that names the operators of weight that stay in float; None where there are none."""
     chosen = {id(node) for node in made.nodes}
@@ -160,104 +174,44 @@ def left_in_float(editor: Editor, made: Plan) -> str | None:
     return f"left in float: {named} (the first is {first.name or first.output[0]})"
 
 
-def integer_steps(low: float, high: float, *, signed: bool, symmetric: bool) -> Steps:
-    """Scale and zero point of 8-bit integers that cover ``low … high``; zero is always one of their values.
+def integer_steps(low: float, high: float, *, signed: bool, symmetric: bool, bits: int = 8) -> Steps:
+    """Scale and zero point of integers that cover ``low … high``; zero is always one of their values.
 
     >>> integer_steps(0.0, 6.0, signed=False, symmetric=False).zero_point
     0
     """
-    dtype = np.int8 if signed else np.uint8
+    half, last = 2 ** (bits - 1), 2**bits - 1
     if symmetric:
         largest = max(-low, high)
-        return Steps(np.float32(largest / 127 or 1.0), 0, np.int8)
-    scale = np.float32((high - low) / 255 or 1.0)
-    zero = int(np.clip(round(-low / float(scale)), 0, 255))
-    return Steps(scale, zero - 128 if signed else zero, dtype)
+        return Steps(np.float32(largest / (half - 1) or 1.0), 0, DTYPES[bits, True])
+    scale = np.float32((high - low) / last or 1.0)
+    zero = int(np.clip(round(-low / float(scale)), 0, last))
+    return Steps(scale, zero - half if signed else zero, DTYPES[bits, signed])
 
 
 def place(
     editor: Editor,
     made: Plan,
-    ranges: Mapping[str, tuple[float, float]],
-    held: Mapping[str, Quantized],
+    steps: Mapping[str, Steps],
     *,
-    types: str,
     symmetric: bool = False,
-    integer_bias: frozenset[str] = frozenset({"Gemm"}),
-) -> list[Binding]:
-    """Put QuantizeLinear pairs and integer weights into the graph, in place.
+    own_scales: bool = False,
+) -> None:
+    """Put QuantizeLinear pairs for activations into the graph, in place; weights stay as they are.
 
     Args:
         editor: The float graph that the plan was made for (or a copy of it).
         made: What is computed in integers; its nodes are the editor's own.
-        ranges: Lowest and highest value of each observed value.
-        held: Levels that weights have already.
-        types: ``"U8S8"`` and the like: activations, then weights with their bits.
+        steps: The integers of each observed value.
         symmetric: Whether activations have zero point 0.
-        integer_bias: Operators whose bias must be integer, too.
-
-    Returns:
-        What the integer weights hold.
+        own_scales: Whether each value has a scale constant of its own, to be trained; otherwise equal ones are shared.
     """
-    signed, bits = types.startswith("S8"), int(types[-1])
-    steps = {name: integer_steps(*ranges[name], signed=signed, symmetric=symmetric) for name in made.observed}
+    every = dict(steps)
     for output, source in made.shared.items():
         if output in made.integers:
-            steps[output] = steps[source]
-    bindings: dict[str, list[Binding]] = {}
-    scales: dict[str, Array] = {}
-    for node in made.nodes:
-        position = OPERATORS[node.op_type].weight
-        if position is None:
-            continue
-        weight = node.input[position]
-        if weight not in bindings:
-            stored = held.get(weight) or _weight_levels(editor, node, weight, bits, steps[node.input[0]].scale)
-            scales[weight] = np.asarray(stored.decoding.scale).ravel()  # type: ignore[union-attr]
-            bindings[weight] = _place_weight(editor, weight, stored, types)
-        if len(node.input) > 2 and node.op_type in integer_bias and len(editor.users()[node.input[2]]) == 1:
-            bindings[node.input[2]] = _place_bias(editor, node.input[2], steps[node.input[0]].scale * scales[weight])
+            every[output] = every[source]
     _absorb(editor, made, symmetric=symmetric)
-    _place_pairs(editor, made, steps)
-    return [binding for several in bindings.values() for binding in several]
-
-
-def _weight_levels(editor: Editor, node: NodeProto, name: str, bits: int, input_scale: np.float32) -> Quantized:
-    """Symmetric levels, one scale per output channel, in the user's order of axes."""
-    values = editor.constants[name].astype(np.float64)
-    axis = weight_axis(node)
-    highest = 2 ** (bits - 1) - 1
-    others = tuple(other for other in range(values.ndim) if other != axis)
-    scale = np.abs(values).max(others, keepdims=True) / highest
-    if len(node.input) > 2 and node.input[2] in editor.constants:
-        # A channel of tiny weights beside a large bias would need a bias beyond 32 bits.
-        bias = np.abs(editor.constants[node.input[2]].astype(np.float64)).reshape(-1)
-        if bias.size == values.shape[axis]:
-            least = bias / (float(input_scale) * LARGEST_BIAS)
-            scale = np.maximum(scale, least.reshape([-1 if other == axis else 1 for other in range(values.ndim)]))
-    scale32 = np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
-    levels = np.clip(np.rint(values / scale32), -highest, highest).astype(np.int32)
-    order = editor.permutations.get(name, tuple(range(values.ndim)))
-    back = np.argsort(order)
-    return Quantized(levels.transpose(back), Uniform(scale32.transpose(back), np.zeros(scale32.shape, np.int32).transpose(back)))
-
-
-def _place_weight(editor: Editor, name: str, stored: Quantized, types: str) -> list[Binding]:
-    if types[2] == "U":
-        assert isinstance(stored.decoding, Uniform)
-        shifted = Uniform(stored.decoding.scale, stored.decoding.zero_point + 128)
-        stored = Quantized((stored.levels + 128).astype(np.int32), shifted)
-    order = editor.permutations.get(name, ())
-    # ONNX Runtime computes a Gemm in integers only where the weight's zero points are written out.
-    return place_quantized(editor, name, stored, order, kind=np.uint8 if types[2] == "U" else np.int8, with_zero_point=True)
-
-
-def _place_bias(editor: Editor, name: str, scale: Array) -> list[Binding]:
-    values = editor.constants[name].astype(np.float64)
-    scale32 = np.broadcast_to(scale, values.shape).astype(np.float32)
-    levels = np.rint(values / scale32).astype(np.int32)
-    stored = Quantized(levels, Uniform(scale32, np.zeros(scale32.shape, np.int32)))
-    return place_quantized(editor, name, stored, kind=np.int32)
+    _place_pairs(editor, made, every, own_scales=own_scales)
 
 
 def _absorb(editor: Editor, made: Plan, *, symmetric: bool) -> None:
@@ -277,20 +231,22 @@ def _is_symmetric(editor: Editor, free: NodeProto) -> bool:
     return bool(editor.constants[free.input[1]] == -editor.constants[free.input[2]])
 
 
-def _place_pairs(editor: Editor, made: Plan, steps: Mapping[str, Steps]) -> None:
+def _place_pairs(editor: Editor, made: Plan, steps: Mapping[str, Steps], *, own_scales: bool) -> None:
     """QuantizeLinear and DequantizeLinear for every value; what gives integers is read by all through the pair."""
     constants: dict[Any, str] = {}
 
     def shared(stem: str, value: Array) -> str:
-        """One constant for all equal values."""
+        """One constant for all equal values, unless each scale is to be its own."""
         key = (value.dtype.name, value.item())
+        if own_scales and value.dtype == np.float32:
+            return editor.add_constant(stem, value)
         if key not in constants:
             constants[key] = editor.add_constant(stem, value)
         return constants[key]
 
     producers = editor.producers()
     for name, step in steps.items():
-        scale = shared("scale", np.array(step.scale, np.float32))
+        scale = shared(f"{name}.scale" if own_scales else "scale", np.array(step.scale, np.float32))
         zero = shared("zero_point", np.array(step.zero_point, step.dtype))
         levels = editor.fresh(f"{name}.levels")
         if name in made.integers:
@@ -299,10 +255,27 @@ def _place_pairs(editor: Editor, made: Plan, steps: Mapping[str, Steps]) -> None
             node = producers[name]
             node.output[list(node.output).index(name)] = source
         else:
-            source, restored = name, editor.fresh(f"{name}.quantized")
+            source, restored = _before_free(editor, producers, name, step), editor.fresh(f"{name}.quantized")
             editor.replace_uses(name, restored, among=made.nodes)
         editor.nodes.append(make_node("QuantizeLinear", [source, scale, zero], [levels]))
         editor.nodes.append(make_node("DequantizeLinear", [levels, scale, zero], [restored]))
+
+
+def _before_free(editor: Editor, producers: Mapping[str, NodeProto], name: str, step: Steps) -> str:
+    """What a 4-bit quantizer reads in the place of a Relu or Clip: the integers' own ends do the same.
+
+    ONNX Runtime 1.32 cannot load a file in which a 4-bit QuantizeLinear follows one of these.
+    """
+    node = producers.get(name)
+    narrow = np.dtype(step.dtype) in (np.dtype(ml_dtypes.uint4), np.dtype(ml_dtypes.int4))
+    return node.input[0] if narrow and node is not None and starts_at_zero(editor, node) else name
+
+
+def starts_at_zero(editor: Editor, node: NodeProto) -> bool:
+    """Whether a node cuts off what is below zero, and perhaps what is above an end."""
+    if node.op_type == "Clip":
+        return len(node.input) > 1 and bool(node.input[1]) and bool(editor.constants.get(node.input[1], np.array(1.0)) == 0)
+    return node.op_type == "Relu"
 
 
 def embeddings(editor: Editor, held: Mapping[str, Quantized], smallest: int = 2**16) -> list[Binding]:

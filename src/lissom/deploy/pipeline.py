@@ -17,6 +17,7 @@ from lissom.deploy.editing import Editor
 from lissom.deploy.export import export_module
 from lissom.deploy.finish import Plain, finish
 from lissom.deploy.fold import Folding, fold_batch_norm
+from lissom.deploy.quantized_graph import close_graph, is_quantized_graph
 from lissom.deploy.returned import returned
 from lissom.deploy.settings import Deploy
 from lissom.deploy.static import deploy_static
@@ -37,7 +38,8 @@ def deploy(network: Network, settings: Deploy | None = None, calibration: Inputs
     A network that was read from an ONNX file goes back into that file (:func:`lissom.deploy.write_back.write_back`).
 
     Args:
-        network: Left as it is; its edits decide which weights are stored as levels.
+        network: Left as it is; its edits decide which weights are stored as levels. A quantized graph
+            (:mod:`lissom.deploy.quantized_graph`) is written as it stands, whatever the precision.
         settings: The target and the precision; by default float32.
         calibration: Batches of real inputs (a tuple each, no labels), needed for int8; a list, or anything that can be
             iterated more than once.
@@ -60,6 +62,8 @@ def deploy(network: Network, settings: Deploy | None = None, calibration: Inputs
             "precision 'int8' takes the ranges of activations from data: give calibration inputs, or use precision 'float32'"
         )
     batches = None if calibration is None else calibration if not isinstance(calibration, Iterator) else list(calibration)
+    if is_quantized_graph(network):
+        return close_graph(network)
     if chosen.precision == "float32" and returns(network):
         return write_back(network)
     return PRECISIONS[chosen.precision](plain(network, chosen), chosen, batches)

@@ -11,7 +11,7 @@ from lissom.job import value_class
 __all__ = ["Deploy", "Precision", "Ranges", "Types"]
 
 Precision = Literal["float32", "int8"]
-Types = Literal["auto", "U8S8", "S8S8", "U8U8", "U8S7"]
+Types = Literal["auto", "U8S8", "S8S8", "U8U8", "U8S7", "U8S4", "U4S4"]
 Ranges = Literal["auto", "minmax", "percentile", "std", "mse", "kl"]
 
 
@@ -24,7 +24,9 @@ class Deploy:
             ``"onnxruntime-cpu"``, ``"openvino"``, ``"tensorrt"`` or ``"portable"``.
         precision: ``"float32"``, or ``"int8"`` (weights and activations, the ranges of activations from data).
         types: Integer types of activations and weights, with their bits: ``"U8S8"``, ``"S8S8"``, ``"U8U8"``, ``"U8S7"``
-            (7-bit weights, for CPUs whose 8-bit sums saturate); ``"auto"`` leaves it to the target.
+            (7-bit weights, for CPUs whose 8-bit sums saturate), ``"U8S4"`` (4-bit weights, two to a byte, computed by the
+            8-bit kernels) or ``"U4S4"`` (no kernel has it: the file is computed in float); with 4 bits the first and the last
+            layer keep 8. ``"auto"`` leaves it to the target.
         ranges: How activation ranges are taken from what was observed: ``"minmax"``, ``"percentile"``, ``"std"``
             (mean ± k standard deviations), ``"mse"`` (least squared error) or ``"kl"`` (least divergence); ``"auto"``
             tries them on the calibration data and takes the one whose outputs are nearest.

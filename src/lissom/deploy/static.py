@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,10 @@ from lissom.calibrate.ranges import Observer, observe, ranges_of
 from lissom.codec.tensors import Quantized
 from lissom.deploy import integers, targets
 from lissom.deploy.deployed import Deployed
+from lissom.deploy.editing import Editor
 from lissom.deploy.finish import Plain, finish
-from lissom.deploy.settings import Deploy
+from lissom.deploy.integer_weights import IntegerTypes, place_weights
+from lissom.deploy.settings import Deploy, Ranges, Types
 from lissom.deploy.stem import widen_stem
 from lissom.deploy.verify import compare
 from lissom.deploy.weights import place_levels
@@ -24,10 +26,10 @@ from lissom.errors import UsageError
 from lissom.measure.latency import time_in_turns
 from lissom.runtimes import open_file
 
-__all__ = ["deploy_static"]
+__all__ = ["Static", "chosen_activations", "deploy_static"]
 
 Array = npt.NDArray[Any]
-TRIED = ("minmax", "percentile", "mse")
+TRIED: tuple[Ranges, ...] = ("minmax", "percentile", "mse")
 """Range formulas that ``"auto"`` compares, by what the network answers with them."""
 COMPARED = 32
 TIMED_CALLS = 30
@@ -41,8 +43,8 @@ ALLOWED = 2.0
 class Candidate:
     """One choice of ranges and types, as the file that it gives."""
 
-    ranges: str
-    types: str
+    ranges: Ranges
+    types: Types
     deployed: Deployed
     error: float
 
@@ -55,15 +57,20 @@ class Static:
         self.target = targets.row(settings.target)
         self.embedded = integers.embeddings(source.editor, source.quantized)
         self.editor = source.editor
-        self.made = integers.plan(self.editor, source.quantized, settings.keep_float)
+        narrow = settings.types != "auto" and IntegerTypes.of(settings.types).activation_bits < 8
+        self.made = integers.plan(self.editor, source.quantized, settings.keep_float, weighted_only=narrow)
+        if not self.made.nodes:
+            raise UsageError(
+                "no operator of this network has an integer kernel: use precision 'float32', 'float16' or 'int8-dynamic'"
+            )
         self.float_model = self.editor.copy().close()
         arrays = [tuple(_array(part) for part in batch) for batch in batches]
         self.observers: Mapping[str, Observer] = observe(self.float_model, self.made.observed, arrays, samples=settings.samples)
         self.shown = _first(arrays, COMPARED)
         self.expected = open_file(self.float_model.SerializeToString())(*self.shown)
 
-    def candidate(self, ranges: str, types: str) -> Candidate:
-        """The file with these ranges and types, and the relative squared error of its outputs."""
+    def activations(self, ranges: str, types: str, *, own_scales: bool = False) -> Editor:
+        """A copy of the float graph with QuantizeLinear pairs for activations, of these ranges and types."""
         editor = self.editor.copy()
         nodes = {id(old): new for old, new in zip(self.editor.nodes, editor.nodes, strict=True)}
         made = integers.Plan(
@@ -73,21 +80,45 @@ class Static:
             self.made.observed,
             self.made.shared,
         )
-        found = ranges_of(self.observers, ranges, symmetric=self.target.symmetric, spread=self.settings.spread)
-        bindings = integers.place(
-            editor, made, found, self.source.quantized,
-            types=types, symmetric=self.target.symmetric, integer_bias=self.target.integer_bias,
-        )  # fmt: skip
+        integers.place(editor, made, self._steps(ranges, types), symmetric=self.target.symmetric, own_scales=own_scales)
+        return editor
+
+    def _steps(self, ranges: str, types: str) -> dict[str, integers.Steps]:
+        """The integers of each observed value; what the first and the last layer read has 8 bits."""
+        kinds, symmetric = IntegerTypes.of(types), self.target.symmetric
+        wide = set(integers.ends(self.made)) | self._clipped()
+        steps = {}
+        for bits in {kinds.activation_bits, 8}:
+            seen = {name: at for name, at in self.observers.items() if (8 if name in wide else kinds.activation_bits) == bits}
+            found = ranges_of(seen, ranges, bits=bits, symmetric=symmetric, spread=self.settings.spread)
+            for name, ends in found.items():
+                steps[name] = integers.integer_steps(*ends, signed=kinds.signed, symmetric=symmetric, bits=bits)
+        return steps
+
+    def _clipped(self) -> set[str]:
+        """Values of a Clip that 4-bit integers cannot stand in for, and that ONNX Runtime refuses to quantize to them."""
+        clips = [node for node in self.editor.nodes if node.op_type == "Clip"]
+        return {node.output[0] for node in clips if not integers.starts_at_zero(self.editor, node)}
+
+    def candidate(self, ranges: Ranges, types: Types) -> Candidate:
+        """The file with these ranges and types, and the relative squared error of its outputs."""
+        editor = self.activations(ranges, types)
+        kinds = IntegerTypes.of(types)
+        bindings = place_weights(editor, self.source.quantized, kinds, integer_bias=self.target.integer_bias)
         held: dict[str, Quantized] = {name: stored for name, stored in self.source.quantized.items() if name in editor.constants}
         bindings += place_levels(editor, held) + self.embedded
         widen_stem(editor, self.target.stem_channels)
-        note = integers.left_in_float(self.editor, self.made)
         deployed = finish(
-            editor, bindings, keep_names=self.source.keep_names, precision="int8",
-            notes=(*self.source.notes, *((note,) if note else ())),
+            editor, bindings, keep_names=self.source.keep_names, precision="int8", notes=self.notes,
             choices={"ranges": ranges, "types": types},
         )  # fmt: skip
         return Candidate(ranges, types, deployed, self._error(deployed))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The network's notes, and what stays in float."""
+        note = integers.left_in_float(self.editor, self.made)
+        return (*self.source.notes, *((note,) if note else ()))
 
     def _error(self, deployed: Deployed) -> float:
         """Relative squared error of the outputs, as the file says they are: the runtime's own kernels are verify's affair."""
@@ -102,26 +133,35 @@ def deploy_static(source: Plain, settings: Deploy, calibration: Iterable[Sequenc
         UsageError: the network has no operator with an integer kernel, or the target does not take the types.
     """
     assert calibration is not None
-    static = Static(source, settings, calibration)
-    if not static.made.nodes:
-        raise UsageError(
-            "no operator of this network has an integer kernel: use precision 'float32', 'float16' or 'int8-dynamic'"
-        )
-    types = _types(settings, static.target)
-    ranges = TRIED if settings.ranges == "auto" else (settings.ranges,)
+    return _chosen(Static(source, settings, calibration)).deployed
+
+
+def chosen_activations(static: Static) -> Deploy:
+    """The settings with ranges and types as the static quantizer chooses them, weights rounded to nearest."""
+    fixed = static.settings.ranges != "auto" and len(_types(static.settings, static.target)) == 1
+    if fixed:
+        return replace(static.settings, types=_types(static.settings, static.target)[0])
+    best = _chosen(static)
+    return replace(static.settings, ranges=best.ranges, types=best.types)
+
+
+def _chosen(static: Static) -> Candidate:
+    types = _types(static.settings, static.target)
+    ranges = TRIED if static.settings.ranges == "auto" else (static.settings.ranges,)
     tried = [static.candidate(kind, types[0]) for kind in ranges]
     best = min(tried, key=lambda candidate: candidate.error)
     if len(types) > 1:
         best = _measured(static, [best, *(static.candidate(best.ranges, other) for other in types[1:])])
-    return best.deployed
+    return best
 
 
-def _types(settings: Deploy, target: targets.Target) -> tuple[str, ...]:
+def _types(settings: Deploy, target: targets.Target) -> tuple[Types, ...]:
     """The integer types to choose among, the first of which ranges are compared with."""
     if settings.types == "auto":
         return target.types if target.measured else target.types[:1]
-    if settings.types not in target.types and settings.target != "this-machine":
-        raise UsageError(f"target {settings.target!r} takes {', '.join(target.types)}, not {settings.types!r}")
+    if settings.types not in (*target.types, *target.narrow) and settings.target != "this-machine":
+        taken = ", ".join((*target.types, *target.narrow))
+        raise UsageError(f"target {settings.target!r} takes {taken}, not {settings.types!r}")
     return (settings.types,)
 
 

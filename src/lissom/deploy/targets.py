@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lissom.deploy.settings import Types
 from lissom.errors import UsageError
 
 __all__ = ["TARGETS", "Target", "row"]
@@ -16,6 +17,7 @@ class Target:
     Args:
         runtime: The runtime that measures and proves files for it.
         types: Integer types of activations and weights that it has kernels for, the preferred first.
+        narrow: Types of fewer bits that it reads: 4-bit weights in integer kernels (``U8S4``), or computed in float (``U4S4``).
         symmetric: Whether activations must have zero point 0.
         per_channel: Whether weights may have one scale per output channel.
         integer_bias: Operators whose bias must be integer. ONNX Runtime makes a convolution's bias integer itself when
@@ -26,7 +28,8 @@ class Target:
     """
 
     runtime: str
-    types: tuple[str, ...]
+    types: tuple[Types, ...]
+    narrow: tuple[Types, ...] = ()
     symmetric: bool = False
     per_channel: bool = True
     integer_bias: frozenset[str] = frozenset({"Gemm"})
@@ -35,9 +38,11 @@ class Target:
     measured: bool = False
 
 
+NARROW: tuple[Types, ...] = ("U8S4", "U4S4")
+
 TARGETS: dict[str, Target] = {
-    "this-machine": Target(runtime="onnxruntime", types=("U8S8", "S8S8", "U8S7"), stem_channels=4, measured=True),
-    "onnxruntime-cpu": Target(runtime="onnxruntime", types=("U8S8", "S8S8", "U8U8", "U8S7"), stem_channels=4),
+    "this-machine": Target(runtime="onnxruntime", types=("U8S8", "S8S8", "U8S7"), narrow=NARROW, stem_channels=4, measured=True),
+    "onnxruntime-cpu": Target(runtime="onnxruntime", types=("U8S8", "S8S8", "U8U8", "U8S7"), narrow=NARROW, stem_channels=4),
     "openvino": Target(runtime="openvino", types=("U8S8", "S8S8")),
     # TensorRT wants signed integers and zero points of 0; its row is checked for form, and has not been run here.
     "tensorrt": Target(runtime="onnxruntime", types=("S8S8",), symmetric=True, integer_bias=frozenset()),

@@ -7,7 +7,10 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["OUTPUT_AXES", "output_axis"]
+from lissom.deploy.quantized_graph import is_quantized_graph, wide_weights
+from lissom.network import Network
+
+__all__ = ["OUTPUT_AXES", "bits_of", "output_axis"]
 
 
 def _after_inputs(_: Any) -> int:
@@ -39,3 +42,8 @@ def output_axis(module: nn.Module, name: str) -> int:
         return int(said[attribute])
     rule = next((rule for kind, rule in OUTPUT_AXES.items() if isinstance(owner, kind)), None)
     return 0 if rule is None else rule(owner)
+
+
+def bits_of(network: Network, name: str, bits: int) -> int:
+    """The bits of a weight where ``bits`` are asked for: at least 8 in the first and last layer of a quantized graph."""
+    return max(bits, 8) if bits <= 4 and is_quantized_graph(network) and name in wide_weights(network) else bits

@@ -14,7 +14,7 @@ from lissom.grids.fitting import FITS, Wanted
 from lissom.grids.rounding import stochastic
 from lissom.job import Job, Step, step
 from lissom.network import Network
-from lissom.quantize.channels import output_axis
+from lissom.quantize.channels import bits_of, output_axis
 
 __all__ = ["QuantizeWeights"]
 
@@ -30,7 +30,8 @@ class QuantizeWeights(Step):
     Masked weights stay exactly zero. A tensor that is on a grid already is left alone, and a note says so.
 
     Args:
-        bits: Bits of a level, 8 if none are given; grids of one size (binary, ternary, half precision) take none.
+        bits: Bits of a level, 8 if none are given; grids of one size (binary, ternary, half precision) take none. The first
+            and the last layer of a graph whose activations are quantized keep 8.
         grid: A key of :data:`lissom.grids.fitting.FITS`.
         symmetric: Zero in the middle of the levels; otherwise the range is covered with a zero point.
         granularity: One scale for a ``"tensor"``, for each output ``"channel"``, or for so many neighbours along the first
@@ -82,7 +83,7 @@ class QuantizeWeights(Step):
         weight = edits.value(network.module, name)
         axis = None if self.granularity == "tensor" or weight.ndim < 2 else output_axis(network.module, name)
         wanted = Wanted(
-            bits=self.bits or DEFAULT_BITS,
+            bits=bits_of(network, name, self.bits or DEFAULT_BITS),
             symmetric=self.symmetric,
             channel_axis=axis,
             group=self.granularity if isinstance(self.granularity, int) else None,

@@ -21,6 +21,7 @@ from lissom.errors import ModelRefused
 from lissom.networks.onnx import operators  # noqa: F401 (fills the table)
 from lissom.networks.onnx.bind import bind, described, read_attributes
 from lissom.networks.onnx.file import domain_of
+from lissom.networks.onnx.operators.dtypes import NARROW
 from lissom.networks.onnx.roles import Role, role_of
 from lissom.networks.onnx.table import Entry, find
 from lissom.networks.onnx.tensors import LARGEST_CONSTANT, read_sparse, read_tensor
@@ -118,6 +119,7 @@ class _Planner:
         self.aliases: dict[str, str] = {}
         self.branch_count = 0
         self.path: tuple[str, ...] = ()
+        self.narrow: dict[str, int] = {}
         self.defined: set[str] = {""}
 
     def resolve(self, name: str) -> str:
@@ -133,6 +135,8 @@ class _Planner:
 
     def add_initializers(self, graph: GraphProto) -> None:
         for proto in graph.initializer:
+            if proto.data_type in NARROW:
+                self.narrow[self.resolve(proto.name)] = proto.data_type
             self.add_tensor(proto.name, read_tensor(proto, self.folder))
         for sparse in graph.sparse_initializer:
             self.add_tensor(sparse.values.name, read_sparse(sparse))
@@ -180,7 +184,10 @@ class _Planner:
         self.defined.update(self.resolve(name) for name in node.output if name)
 
     def add_call(self, node: NodeProto, entry: Entry, inputs: list[str]) -> None:
-        call = Call(entry, read_attributes(node, entry), inputs, [self.resolve(name) for name in node.output], described(node))
+        attributes = read_attributes(node, entry)
+        if entry.name == "QuantizeLinear" and inputs[-1] in self.narrow:  # torch holds 4 bits in a byte, with other ends
+            attributes["output_dtype"] = self.narrow[inputs[-1]]
+        call = Call(entry, attributes, inputs, [self.resolve(name) for name in node.output], described(node))
         if all(name in self.plan.constants or not name for name in inputs) and self.folds(call):
             return
         self.plan.calls.append(call)

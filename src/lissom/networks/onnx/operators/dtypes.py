@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor
 
-__all__ = ["DTYPES", "STORED_ONLY", "computed_as_int64", "onnx_type"]
+__all__ = ["DTYPES", "NARROW", "STORED_ONLY", "computed_as_int64", "onnx_type"]
 
 DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
@@ -27,6 +27,9 @@ DTYPES: dict[int, torch.dtype] = {
     TensorProto.BOOL: torch.bool,
 }
 """The element types that the reader computes with."""
+
+NARROW: dict[int, tuple[int, int]] = {TensorProto.INT4: (-8, 7), TensorProto.UINT4: (0, 15)}
+"""Lowest and highest value of the types of less than a byte, which torch holds one to a byte."""
 
 STORED_ONLY = frozenset({torch.uint16, torch.uint32, torch.uint64})
 """Types that torch can hold and cast, and has few kernels for."""

@@ -7,11 +7,13 @@ to the input and to the scale alike, as learned step sizes need (Esser et al., 2
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from lissom.networks.onnx.operators.convolution import convolution
-from lissom.networks.onnx.operators.dtypes import DTYPES
+from lissom.networks.onnx.operators.dtypes import DTYPES, NARROW
 from lissom.networks.onnx.table import operator
 
 
@@ -21,6 +23,17 @@ def round_straight_through(x: Tensor) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_exporting():
         return x + (rounded - x).detach()  # exact: rounded - x has no rounding error, nor has the sum
     return rounded
+
+
+def _learned(scale: Tensor, x: Tensor) -> Tensor:
+    """The scale, its gradient divided by the root of how many values of a sample share it.
+
+    They all add to it, and it would move far more at a step than a weight does (Esser et al., section 2.2).
+    """
+    if not (scale.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_exporting():
+        return scale
+    shared = max(x[0].numel() / scale.numel() if x.ndim > 1 else x.numel(), 1.0)
+    return scale.detach() + (scale - scale.detach()) / math.sqrt(shared)
 
 
 def _along(parameter: Tensor, x: Tensor, axis: int, block_size: int) -> Tensor:
@@ -40,12 +53,13 @@ def quantize_linear(
 ) -> Tensor:  # fmt: skip
     """``saturate(round(x / scale) + zero_point)``; levels stay floats where ``straight_through``."""
     dtype = zero_point.dtype if zero_point is not None else DTYPES.get(output_dtype, torch.uint8)
-    limits = torch.iinfo(dtype)
+    lowest, highest = NARROW.get(output_dtype, (torch.iinfo(dtype).min, torch.iinfo(dtype).max))
+    scale = _learned(scale, x) if straight_through else scale
     kind = DTYPES[precision] if precision else x.dtype if x.is_floating_point() else scale.dtype
     levels = round_straight_through(x.to(kind) / _along(scale, x, axis, block_size).to(kind))
     if zero_point is not None:
         levels = levels + _along(zero_point, x, axis, block_size).to(levels.dtype)
-    clamped = levels.clamp(limits.min, limits.max)
+    clamped = levels.clamp(lowest, highest)
     return clamped if straight_through else clamped.to(torch.int32).to(dtype)
 
 
@@ -54,7 +68,7 @@ def dequantize_linear(
     x: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 1, block_size: int = 0, output_dtype: int = 0
 ) -> Tensor:
     """``(x - zero_point) * scale``."""
-    factor = _along(scale, x, axis, block_size)
+    factor = _along(_learned(scale, x) if x.is_floating_point() else scale, x, axis, block_size)
     levels = x.to(factor.dtype)
     if zero_point is not None:
         levels = levels - _along(zero_point, x, axis, block_size).to(factor.dtype)

@@ -1,0 +1,252 @@
+"""Layers: the calls of a network that multiply by a weight, met in order on calibration data."""
+
+from __future__ import annotations
+
+import copy as copying
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.export.graph_signature import InputKind
+from torch.nn import functional as F
+
+from lissom import edits
+from lissom.graph.capture import export
+from lissom.graph.rules import operator_name
+from lissom.network import Network
+
+__all__ = ["Layer", "Walk"]
+
+Value = Any
+TURNS = frozenset({"t", "transpose", "permute", "numpy_T"})
+"""Operators that only turn a weight's axes."""
+
+
+@dataclass
+class Layer:
+    """One call that multiplies by a weight: a linear layer, a matrix product or a convolution.
+
+    Args:
+        name: The user's name of the weight.
+        bias: The name of what is added per output; None where there is none.
+        walk: Where it was met.
+        node: The call.
+        weight_node: Its weight as the call takes it, perhaps with turned axes.
+        groups: Groups of channels that are computed apart.
+    """
+
+    name: str
+    bias: str | None
+    walk: Walk = field(repr=False)
+    node: fx.Node = field(repr=False)
+    weight_node: fx.Node = field(repr=False)
+    groups: int = 1
+
+    @property
+    def kind(self) -> str:
+        """The operator."""
+        return operator_name(self.node.target)
+
+    @property
+    def bias_comes_after(self) -> bool:
+        """Whether the bias is a sum after the call, and not in its outputs."""
+        return self.kind in ("matmul", "mm")
+
+    def rows(self, weight: Tensor) -> Tensor:
+        """The weight as [groups, outputs of a group, inputs of an output], from the user's layout."""
+        turned: Tensor = self.walk.turned(self.weight_node, weight)
+        flat = turned.transpose(0, 1) if self.bias_comes_after else turned.flatten(1)
+        return flat.reshape(self.groups, -1, flat.shape[1])
+
+    def weight(self, rows: Tensor, like: Tensor) -> Tensor:
+        """The inverse of :meth:`rows`."""
+        places = self.rows(torch.arange(like.numel()).reshape(like.shape)).flatten()
+        return torch.empty_like(like).flatten().index_copy_(0, places, rows.flatten().to(like.dtype)).reshape(like.shape)
+
+    def inputs(self, batch: int) -> Tensor:
+        """The inputs of each output position in a batch: [groups, positions, inputs of an output]."""
+        x: Tensor = self.walk.values[batch][self.node.args[0]]  # type: ignore[index]
+        if not self.kind.startswith("conv"):
+            return x.reshape(1, -1, x.shape[-1])
+        arguments = self._arguments()
+        sizes = {name: list(arguments[name]) for name in ("stride", "dilation")}
+        kernel = list(self.walk.shape(self.weight_node)[2:])
+        x, padding = _padded(x, arguments["padding"], kernel, sizes["dilation"], sizes["stride"])
+        if x.ndim == 3:
+            x, kernel, padding = x.unsqueeze(2), [1, *kernel], [0, *padding]
+            sizes = {name: [1, *value] for name, value in sizes.items()}
+        patches = F.unfold(x, (*kernel,), dilation=(*sizes["dilation"],), padding=(*padding,), stride=(*sizes["stride"],))
+        apart = patches.reshape(len(x), self.groups, -1, patches.shape[-1])
+        return apart.permute(1, 0, 3, 2).flatten(1, 2)
+
+    def outputs(self, batch: int) -> Tensor:
+        """What the call gives in a batch: [groups, positions, outputs of a group]."""
+        y: Tensor = self.walk.compute(self.node, batch)
+        flat = y.flatten(2).transpose(1, 2) if self.kind.startswith("conv") else y
+        return flat.reshape(-1, self.groups, flat.shape[-1] // self.groups).transpose(0, 1)
+
+    def _arguments(self) -> dict[str, Any]:
+        schema: Any = self.node.target._schema  # type: ignore[union-attr]  # noqa: SLF001
+        found = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
+        found.update({argument.name: value for argument, value in zip(schema.arguments, self.node.args, strict=False)})
+        axes = len(self.walk.shape(self.weight_node)) - 2
+        return {
+            name: value * axes if isinstance(value, list | tuple) and len(value) == 1 else value for name, value in found.items()
+        }
+
+
+class Walk:
+    """Runs a captured network call by call on all batches at once, and stops at each layer.
+
+    Values are dropped after their last reader, so the memory in use is that of the values alive at one place.
+
+    Args:
+        network: Its edits are baked into the weights that the walk computes with.
+        batches: Inputs of calibration samples.
+    """
+
+    def __init__(self, network: Network, batches: Sequence[tuple[Tensor, ...]]) -> None:
+        program = export(network)
+        first = {alias: names[0] for alias, names in edits.aliases(network.module).items()}
+        kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
+        state = edits.state_dict(network.module)
+        self.graph = program.graph
+        self.constants: dict[fx.Node, Value] = {}
+        self.names: dict[fx.Node, str] = {}
+        inputs: list[fx.Node] = []
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                spec = kinds.get(node.name)
+                if spec is None or spec.kind == InputKind.USER_INPUT:
+                    inputs.append(node)
+                    continue
+                if spec.kind == InputKind.PARAMETER:
+                    self.names[node] = first.get(spec.target, spec.target)
+                held = state.get(spec.target, program.constants.get(spec.target))
+                self.constants[node] = held.detach() if isinstance(held, Tensor) else held
+            elif node.op == "get_attr":
+                self.constants[node] = getattr(program.graph_module, str(node.target))
+        self.inputs = inputs
+        self.start(batches)
+
+    def start(self, batches: Sequence[tuple[Tensor, ...]]) -> Walk:
+        """Begin anew, on these inputs."""
+        self.values: list[dict[fx.Node, Value]] = [dict(zip(self.inputs, batch, strict=True)) for batch in batches]
+        return self
+
+    def again(self, batches: Sequence[tuple[Tensor, ...]]) -> Walk:
+        """Another walk of the same network, which need not be captured anew; what this one replaced, that one has not."""
+        other = copying.copy(self)
+        other.constants = dict(self.constants)
+        return other.start(batches)
+
+    def layers(self) -> Iterator[Layer]:
+        """Every layer whose weight is a parameter, before it is computed; :meth:`replace` changes what follows."""
+        last = _last_readers(self.graph)
+        for node in self.graph.nodes:
+            if node.op != "call_function":
+                continue
+            layer = self._layer(node)
+            if layer is not None:
+                yield layer
+            for batch in range(len(self.values)):
+                self.compute(node, batch)
+            for finished in last.get(node, ()):
+                for values in self.values:
+                    values.pop(finished, None)
+
+    @torch.no_grad()
+    def compute(self, node: fx.Node, batch: int) -> Value:
+        """The value of a node in a batch, from those that it reads."""
+        values = self.values[batch]
+        if node not in values:
+            read = fx.map_arg((node.args, node.kwargs), lambda source: self._value(source, values))
+            values[node] = node.target(*read[0], **read[1])  # type: ignore[operator]
+        return values[node]
+
+    def replace(self, name: str, value: Tensor) -> None:
+        """Let what follows compute with another tensor in the place of the parameter ``name``."""
+        for node, known in self.names.items():
+            if known == name:
+                self.constants[node] = value
+                self._forget(node)
+
+    def turned(self, node: fx.Node, weight: Tensor) -> Tensor:
+        """``weight`` in the order of axes in which ``node`` gives it."""
+        if node in self.names:
+            return weight
+        inner = self.turned(node.args[0], weight)  # type: ignore[arg-type]
+        result: Tensor = node.target(inner, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+        return result
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """The shape of a weight as a call takes it."""
+        return tuple(self.turned(node, self.constants[self._parameter(node)]).shape)  # type: ignore[index]
+
+    def _value(self, node: fx.Node, values: dict[fx.Node, Value]) -> Value:
+        return self.constants[node] if node in self.constants else values[node]
+
+    def _forget(self, node: fx.Node) -> None:
+        for user in node.users:
+            for values in self.values:
+                if values.pop(user, None) is not None:
+                    self._forget(user)
+        turned = [user for user in node.users if operator_name(user.target) in TURNS]
+        for user in turned:
+            for batch in range(len(self.values)):
+                self.compute(user, batch)
+
+    def _parameter(self, node: Any) -> fx.Node | None:
+        """The parameter that a node is, but for the order of its axes."""
+        while isinstance(node, fx.Node) and node.op == "call_function" and operator_name(node.target) in TURNS:
+            node = node.args[0]
+        return node if node in self.names else None
+
+    def _layer(self, node: fx.Node) -> Layer | None:
+        kind = operator_name(node.target)
+        weight = node.args[1] if kind in _LAYERS and len(node.args) > 1 else None
+        source = self._parameter(weight)
+        if not isinstance(weight, fx.Node) or source is None or len(self.shape(weight)) != _LAYERS[kind]:
+            return None
+        bias = node.args[2] if len(node.args) > 2 and not kind.startswith(("matmul", "mm")) else self._added(node)
+        name = self.names.get(bias) if isinstance(bias, fx.Node) else None
+        layer = Layer(self.names[source], name, self, node, weight)
+        layer.groups = layer._arguments()["groups"] if kind.startswith("conv") else 1  # noqa: SLF001
+        return layer
+
+    def _added(self, node: fx.Node) -> fx.Node | None:
+        """The vector that a sum right after a matrix product adds."""
+        users = list(node.users)
+        if len(users) != 1 or operator_name(users[0].target) != "add":
+            return None
+        found = next((source for source in users[0].all_input_nodes if source in self.names), None)
+        return found if found is not None and self.constants[found].ndim == 1 else None
+
+
+_LAYERS = {"linear": 2, "matmul": 2, "mm": 2, "conv1d": 3, "conv2d": 4}
+"""Operators that multiply by a weight, and the axes of the weight."""
+
+
+def _last_readers(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """For each node, those that nothing after it reads."""
+    last: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        for source in (*node.all_input_nodes, node):
+            last[source] = node
+    found: dict[fx.Node, list[fx.Node]] = {}
+    for source, node in last.items():
+        found.setdefault(node, []).append(source)
+    return found
+
+
+def _padded(x: Tensor, padding: Any, kernel: list[int], dilation: list[int], stride: list[int]) -> tuple[Tensor, list[int]]:
+    """The input and the amounts that unfolding must still add."""
+    if not isinstance(padding, str):
+        return x, list(padding)
+    if padding == "valid" or any(step != 1 for step in stride):
+        return x, [0] * len(kernel)
+    ends = [amount for size, reach in zip(kernel, dilation, strict=True) for amount in [(size - 1) * reach]]
+    pads = [part for amount in reversed(ends) for part in (amount // 2, amount - amount // 2)]
+    return F.pad(x, pads), [0] * len(kernel)

@@ -1,0 +1,198 @@
+"""Second order: what rounding a layer's weights does to its outputs, and the roundings that keep it least.
+
+On the inputs X that a layer really gets, weights Q in the place of W change the outputs by ``(Q - W) X``, whose squared length is
+``(Q - W) H (Q - W)'`` with ``H = X X'``. The sums H and Y X' are all that is needed of the data: they take the memory of
+one layer, however many samples are streamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lissom.calibrate.layers import Layer
+
+__all__ = ["ROUNDINGS", "Lattice", "Statistics", "adaround", "gptq", "nearest", "refitted", "statistics"]
+
+ROWS_PER_UNKNOWN = 16
+LEAST_ROWS = 4096
+DAMPING = 0.01
+"""Added to the diagonal of H, relative to its mean (GPTQ's choice)."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Sums over the positions that a layer sees, for each group of channels.
+
+    Args:
+        covariance: Of its inputs: [groups, inputs, inputs], float64.
+        common: Covariance of the wanted outputs and its inputs: [groups, outputs, inputs].
+        mean: Mean input: [groups, inputs].
+        answer: Mean wanted output: [groups, outputs].
+    """
+
+    covariance: Tensor
+    common: Tensor
+    mean: Tensor
+    answer: Tensor
+
+
+def statistics(layer: Layer, wanted: Layer, seed: int = 0) -> Statistics:
+    """The statistics of the inputs that ``layer`` gets, and of the outputs that ``wanted`` gives on the same samples."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = len(layer.walk.values)
+    square = mixed = torch.zeros(())
+    count = 0
+    for batch in range(batches):
+        x, y = layer.inputs(batch), wanted.outputs(batch)
+        most = max(ROWS_PER_UNKNOWN * x.shape[2], LEAST_ROWS) // batches + 1
+        chosen = torch.randperm(x.shape[1], generator=generator)[:most]
+        x = torch.nn.functional.pad(x[:, chosen], (0, 1), value=1.0)
+        square = square + (x.transpose(1, 2) @ x).double()
+        mixed = mixed + (y[:, chosen].transpose(1, 2) @ x).double()
+        count += len(chosen)
+    mean, answer = square[:, :-1, -1] / count, mixed[:, :, -1] / count
+    return Statistics(
+        square[:, :-1, :-1] / count - mean[:, :, None] * mean[:, None, :],
+        mixed[:, :, :-1] / count - answer[:, :, None] * mean[:, None, :],
+        mean,
+        answer,
+    )
+
+
+def refitted(rows: Tensor, found: Statistics, ridge: float) -> Tensor:
+    """The weights that come nearest to the wanted outputs on the inputs that really arrive.
+
+    Where the layers before are rounded, these are not the weights that stand: they also make up for what those lost.
+
+    Args:
+        rows: The weights, [groups, outputs, inputs].
+        found: The layer's statistics.
+        ridge: Pull towards the weights that stand, relative to the mean of the diagonal.
+    """
+    standing = rows.double()
+    h = found.covariance
+    eye = torch.eye(h.shape[-1], dtype=h.dtype) * (ridge * h.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12))[:, None, None]
+    change = torch.linalg.solve(h + eye, (found.common - standing @ h).transpose(1, 2)).transpose(1, 2)
+    fitted = (standing + change).to(rows.dtype)
+    return fitted if bool(torch.isfinite(fitted).all()) else rows
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The values that each weight may take, ``level * scale``, elementwise.
+
+    Args:
+        scale: [groups, outputs, inputs].
+        lowest: Smallest level.
+        highest: Largest level.
+        kept: False where a weight must be zero; None for none.
+    """
+
+    scale: Tensor
+    lowest: int
+    highest: int
+    kept: Tensor | None = None
+
+    def nearest(self, rows: Tensor, at: slice | int = slice(None)) -> Tensor:
+        """The nearest value of each weight, of the inputs ``at``."""
+        scale = self.scale[..., at]
+        values = (rows / scale).round().clamp(self.lowest, self.highest) * scale
+        return values if self.kept is None else values * self.kept[..., at]
+
+
+def nearest(rows: Tensor, _h: Tensor, lattice: Lattice) -> Tensor:
+    """Each weight by itself, whatever the data."""
+    return lattice.nearest(rows)
+
+
+def gptq(rows: Tensor, h: Tensor, lattice: Lattice, block: int = 128) -> Tensor:
+    """Round one input after the other, and give its error on to those that are still free (Frantar et al., arXiv:2210.17323).
+
+    Inputs with much energy come first. A last descent over single weights takes what the order left.
+    """
+    order = h.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
+    back = order.argsort(1)
+    h = _ordered(_damped(h), order)
+    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True).to(rows.dtype)
+    index = order[:, None, :].expand_as(rows)
+    w = rows.gather(2, index).clone()
+    kept = None if lattice.kept is None else lattice.kept.gather(2, index)
+    turned = Lattice(lattice.scale.expand_as(rows).gather(2, index), lattice.lowest, lattice.highest, kept)
+    values = torch.zeros_like(w)
+    width = w.shape[2]
+    for start in range(0, width, block):
+        end = min(start + block, width)
+        errors = torch.zeros_like(w[..., start:end])
+        for i in range(start, end):
+            values[..., i] = turned.nearest(w[..., i], i)
+            error = (w[..., i] - values[..., i]) / upper[:, i, i, None]
+            w[..., i:end] -= error[..., None] * upper[:, None, i, i:end]
+            errors[..., i - start] = error
+        w[..., end:] -= errors @ upper[:, start:end, end:]
+    return descent(rows, _ordered(h, back).to(rows.dtype), values.gather(2, back[:, None, :].expand_as(rows)), lattice)
+
+
+def descent(rows: Tensor, h: Tensor, values: Tensor, lattice: Lattice, sweeps: int = 2) -> Tensor:
+    """Move single weights to the level that is best while all others stay (Behdin et al., arXiv:2309.01885); never worse."""
+    values = values.clone()
+    diagonal = h.diagonal(dim1=1, dim2=2).clamp(min=1e-20)
+    for _ in range(sweeps):
+        pull = (values - rows) @ h
+        for i in range(rows.shape[2]):
+            best = lattice.nearest(values[..., i] - pull[..., i] / diagonal[:, i, None], i)
+            step = best - values[..., i]
+            pull += step[..., None] * h[:, None, i, :]
+            values[..., i] = best
+    return values
+
+
+def adaround(rows: Tensor, h: Tensor, lattice: Lattice, iterations: int = 1000) -> Tensor:
+    """Learn for each weight whether it goes up or down (Nagel et al., arXiv:2004.10568).
+
+    The choice is relaxed to ``clip(1.2 sigmoid(v) - 0.1, 0, 1)``, and a regulariser that sharpens drives it to 0 or 1.
+    """
+    h = _damped(h).to(rows.dtype)
+    scale = lattice.scale.expand_as(rows)
+    floor = (rows / scale).floor()
+    rest = (rows / scale - floor).clamp(0.01, 0.99)
+    v = torch.logit((rest + 0.1) / 1.2).requires_grad_()
+    start = lattice.nearest(rows) - rows
+    size = ((start @ h) * start).sum().clamp(min=1e-20) / rows.numel()
+    optimizer = torch.optim.Adam([v], lr=0.03)
+
+    def values(up: Tensor) -> Tensor:
+        found = (floor + up).clamp(lattice.lowest, lattice.highest) * scale
+        return found if lattice.kept is None else found * lattice.kept
+
+    with torch.enable_grad():
+        for number in range(iterations):
+            up = (1.2 * torch.sigmoid(v) - 0.1).clamp(0, 1)
+            gap = values(up) - rows
+            loss = ((gap @ h) * gap).sum() / size
+            progress = number / iterations
+            if progress > 0.2:
+                beta = 20 - 18 * (progress - 0.2) / 0.8
+                loss = loss + 0.1 * (1 - (2 * up - 1).abs().pow(beta)).sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return values((v.detach() > 0).to(rows.dtype))
+
+
+ROUNDINGS: dict[str, Callable[[Tensor, Tensor, Lattice], Tensor]] = {"nearest": nearest, "gptq": gptq, "adaround": adaround}
+"""From weights, H and the values that they may take to rounded weights, all [groups, outputs, inputs]."""
+
+
+def _damped(h: Tensor) -> Tensor:
+    """H with a diagonal that makes it invertible; an input that is always the same counts as one of mean energy."""
+    mean = h.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
+    return h + torch.eye(h.shape[-1], dtype=h.dtype) * (DAMPING * mean)[:, None, None]
+
+
+def _ordered(h: Tensor, order: Tensor) -> Tensor:
+    rows = h.gather(1, order[:, :, None].expand_as(h))
+    return rows.gather(2, order[:, None, :].expand_as(h))

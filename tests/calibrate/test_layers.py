@@ -1,0 +1,65 @@
+"""The walk meets every layer in order, with the inputs that it really gets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lissom.calibrate.layers import Walk
+from lissom.network import Network
+
+
+class Mixed(nn.Module):
+    """Padding, strides, groups, a layer that is called twice, and a bare matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+        self.grouped = nn.Conv2d(6, 6, (3, 1), groups=3, padding="same", dilation=(1, 1))
+        self.line = nn.Conv1d(6, 8, 3, padding=2, dilation=2)
+        self.twice = nn.Linear(8, 8)
+        self.free = nn.Parameter(torch.randn(8, 5))
+        self.shift = nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.grouped(torch.relu(self.first(x))))
+        x = self.line(x.flatten(2)).transpose(1, 2)
+        return self.twice(torch.tanh(self.twice(x))) @ self.free + self.shift
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network(Mixed(), (torch.randn(2, 4, 8, 8),))
+
+
+def test_layers_come_in_order_with_the_inputs_and_outputs_of_each(network: Network) -> None:
+    batches = [(torch.randn(3, 4, 8, 8),), (torch.randn(2, 4, 8, 8),)]
+    found = []
+    for layer in Walk(network, batches).layers():
+        weight = dict(network.parameters())[layer.name]
+        rows = layer.rows(weight.detach())
+        assert torch.equal(layer.weight(rows, weight.detach()), weight)
+        x, y = layer.inputs(1), layer.outputs(1)
+        product = x @ rows.transpose(1, 2)
+        if layer.bias is not None and not layer.bias_comes_after:
+            product = product + dict(network.parameters())[layer.bias].reshape(layer.groups, 1, -1)
+        torch.testing.assert_close(product, y, rtol=1e-4, atol=1e-5)
+        found.append((layer.name, layer.bias, layer.groups))
+    assert found == [
+        ("first.weight", "first.bias", 1), ("grouped.weight", "grouped.bias", 3), ("line.weight", "line.bias", 1),
+        ("twice.weight", "twice.bias", 1), ("twice.weight", "twice.bias", 1), ("free", "shift", 1),
+    ]  # fmt: skip
+
+
+def test_a_replaced_weight_changes_what_follows_and_nothing_is_kept_too_long(network: Network) -> None:
+    batches = [(torch.randn(3, 4, 8, 8),)]
+    walk = Walk(network, batches)
+    for layer in walk.layers():
+        assert len(walk.values[0]) <= 4
+        if layer.name == "first.weight":
+            walk.replace("first.weight", torch.zeros(6, 4, 3, 3))
+        if layer.name == "grouped.weight":
+            bias = network.module.first.bias.detach().relu().reshape(1, 6, 1, 1)
+            assert torch.allclose(layer.inputs(0).amax(), bias.max())
