@@ -34,7 +34,7 @@ from lissom.result import Result
 from lissom.search.bisection import Candidate, Fixed, Search
 from lissom.search.curve import Curve
 from lissom.search.limits import Goal, Limits, Ship
-from lissom.search.policy import DEFAULT_MAX_DROP, choose, first_candidates, knob, prunable, turn_further
+from lissom.search.policy import DEFAULT_MAX_DROP, choose, first_candidates, knob, prunable, to_size, turn_further
 from lissom.search.trial import PARITY_INPUTS, Outcome, Trials
 from lissom.search.workspace import Workspace, open_workspace
 from lissom.train.losses import default_loss
@@ -197,7 +197,8 @@ def _searches(network: Network, job: Job, settings: Options) -> tuple[Search, ..
         return (Fixed((Candidate("recipe", Recipe.of(settings.recipe)),)),)
     if settings.curve:
         return (Curve(Curve.epochs_for(job.data), remove_dead=prunable(network)),)
-    return (first_candidates(settings.goal), knob(settings.goal, network, job.data))
+    steered = to_size(settings.limits, settings.shipped, job.data)
+    return (first_candidates(settings.goal), steered, knob(settings.goal, network, job.data))
 
 
 def _fingerprint(network: Network, job: Job, settings: Options) -> str:

@@ -10,7 +10,7 @@ import pytest
 from lissom.recipe import Recipe
 from lissom.search.bisection import Bisection
 from lissom.search.limits import Limits
-from lissom.search.policy import choose, first_candidates, knob, size_recipe, turn_further
+from lissom.search.policy import choose, first_candidates, knob, size_recipe, to_size, turn_further
 from lissom.search.trial import MARGIN, Outcome
 
 
@@ -70,6 +70,13 @@ def test_refused_candidates_never_win():
     assert choose([refused], Limits(max_drop=0.01), "size", "archive") is None
     assert choose([refused, outcome("made", 0.5)], Limits(max_drop=0.01), "size", "archive").name == "made"
     assert not turn_further(refused, Limits(max_drop=0.01), "archive")
+
+
+def test_only_a_size_of_weights_is_trained_to(labelled):
+    (aimed,) = to_size(Limits(max_size=4000), "weights", labelled).candidates
+    assert 3600 < aimed.recipe.steps[0].rate.max_size < 4000
+    assert to_size(Limits(max_size=4000), "archive", labelled).candidates == ()
+    assert to_size(Limits(max_drop=0.01), "weights", labelled).candidates == ()
 
 
 def test_the_knob_turns_while_the_drop_allows_or_until_the_size_is_met():

@@ -16,18 +16,21 @@ from lissom.prune.weights import PruneWeights
 from lissom.quantize.weights import QuantizeWeights
 from lissom.recipe import Recipe
 from lissom.search.bisection import Bisection, Candidate, Fixed, Search
+from lissom.search.curve import Curve
 from lissom.search.limits import Goal, Limits, Ship
 from lissom.search.trial import Outcome
 from lissom.share import ShareWeights
 from lissom.train.distill import Distill
 from lissom.train.finetune import Finetune
+from lissom.train.rate import Rate
 
-__all__ = ["DEFAULT_MAX_DROP", "choose", "first_candidates", "knob", "prunable", "turn_further"]
+__all__ = ["DEFAULT_MAX_DROP", "choose", "first_candidates", "knob", "prunable", "to_size", "turn_further"]
 
 DEFAULT_MAX_DROP = 0.01
 """One point (or 1 %): what a user who gives no limit at all is taken to accept."""
 
 ROUNDS = 4
+BELOW = 0.95  # of the size limit is what training aims at: the controller arrives within a few percent
 TRAINING_SAMPLES = 24_000  # seen by one trial: small data gets more epochs, large data at least two
 SAME_SIZE = 0.10  # outcomes whose goal differs by less are told apart by divergence, where the data cannot decide
 
@@ -43,6 +46,15 @@ def first_candidates(goal: Goal) -> Fixed:
         Candidate("8-bit weights", Recipe((QuantizeWeights(bits=8),))),
         Candidate("6-bit codebooks", Recipe((ShareWeights(bits=6),))),
     ))  # fmt: skip
+
+
+def to_size(limits: Limits, ship: Ship, data: Data) -> Fixed:
+    """Training against the file to the very size that is asked for, where only weights ship and so the size is theirs."""
+    if limits.max_size is None or ship != "weights":
+        return Fixed(())
+    rate = Rate(max_size=max(1, int(limits.max_size * BELOW)))
+    train = Finetune(epochs=Curve.epochs_for(data), distill=Distill(), rate=rate)
+    return Fixed((Candidate("trained to the size", Recipe((train,))),))
 
 
 def knob(goal: Goal, network: Network, data: Data) -> Search:
