@@ -57,7 +57,7 @@ JOBS: dict[str, dict[str, Any]] = {
     },
     "search": {"goal": "size", "max_drop": 0.05},
 }  # fmt: skip
-TURNS = ("recipe", "int8", "recipe", "int8", "search")
+TURNS = ("recipe", "int8") * 5 + ("search",)
 
 
 def network() -> Network:
