@@ -264,7 +264,7 @@ class _Compression:
             return f"{outcome.name}: refused: {outcome.refused_because}"
         size = outcome.shipped(self.settings.shipped)
         over = ", ".join(outcome.excess(self.limits, self.settings.shipped))
-        speed = "" if outcome.latency is None else f", {outcome.latency * 1e3:.2f} ms"
+        speed = "" if outcome.latency is None else f", {outcome.latency * 1e3:.3g} ms"
         exceeds = f" (exceeds {over})" if over else ""
         return f"{outcome.name}: {self.job.metric.name} {outcome.metric:.4f}, {size:,} bytes{speed}{exceeds}"
 

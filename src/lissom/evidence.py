@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lissom import edits
-from lissom.codec import encode
+from lissom.codec import decode, encode
 from lissom.codec.tensors import Quantized
 from lissom.errors import ModelRefused
 from lissom.graph.capture import capture
@@ -20,6 +21,7 @@ from lissom.measure.machine import machine, versions
 from lissom.measure.memory import peak_memory
 from lissom.measure.profile import layer_seconds
 from lissom.network import Network
+from lissom.recipe import Recipe
 from lissom.report.record import (
     BeforeAfter,
     Bytes,
@@ -38,6 +40,10 @@ from lissom.search.limits import Goal, Limits, Ship
 from lissom.search.trial import Outcome, Trials
 
 __all__ = ["gather"]
+
+FASTER = 1.02
+"""What a candidate must win in time for being faster to be more than the noise of two measurements."""
+AS_IT_IS = Recipe().in_words()
 
 
 def gather(
@@ -92,10 +98,10 @@ def gather(
         parity=() if outcome.parity is None else (Parity(**outcome.parity),),
         limits=tuple(_limits(limits, metric, outcome.shipped(trials.ship), latency, seconds)),
         trials=tuple(
-            _trial(entry, chosen, limits, trials.ship, front=_front(entry, outcomes, trials.ship)) for entry in outcomes
+            _trial(entry, chosen, limits, trials.ship, goal, front=_front(entry, outcomes, trials.ship)) for entry in outcomes
         ),
-        layers=tuple(_layers(trials.network, made, (before, after), _profiles(trials, chosen, made))),
-        notes=tuple(dict.fromkeys((*made.notes, *outcome.notes))),
+        layers=tuple(_layers(trials.network, *_sides(trials, chosen, made, before, after))),
+        notes=tuple(dict.fromkeys((*made.notes, *outcome.notes, *_what_did_not_pay(outcomes, outcome, goal)))),
         command=command,
     )
 
@@ -145,14 +151,6 @@ def _peak_memory(trials: Trials, chosen: Candidate) -> BeforeAfter | None:
     return None if before is None or after is None else BeforeAfter(before=before, after=after)
 
 
-def _profiles(trials: Trials, chosen: Candidate, made: Network) -> tuple[dict[str, float], dict[str, float]]:
-    """Seconds of each module's layer in the runtime, before and after."""
-    modules = [_by_module(edits.tensors(network.module)) for network in (trials.network, made)]
-    files = zip(_files(trials, chosen), modules, strict=True)
-    before, after = (layer_seconds(file, trials.sample, tensors) for file, tensors in files)
-    return before, after
-
-
 def _limits(limits: Limits, metric: MetricFigures, shipped: int | None, latency: Latency, seconds: float) -> Iterable[Limit]:
     """The limits that were given, against the test split and the files; times in milliseconds and seconds."""
     given = {
@@ -181,8 +179,27 @@ def _front(outcome: Outcome, outcomes: Iterable[Outcome], ship: Ship) -> bool:
     return True
 
 
-def _trial(outcome: Outcome, chosen: Candidate, limits: Limits, ship: Ship, *, front: bool) -> Trial:
+def _no_faster(outcome: Outcome, goal: Goal) -> str:
+    """Why an outcome does not pay, where speed is what was asked for; empty where it does."""
+    if goal != "latency" or outcome.latency is None or outcome.latency_before is None or not outcome.recipe:
+        return ""
+    if outcome.latency < outcome.latency_before / FASTER:
+        return ""
+    return f"no faster: {1e3 * outcome.latency:.3g} ms, and the original takes {1e3 * outcome.latency_before:.3g} ms"
+
+
+def _what_did_not_pay(outcomes: Sequence[Outcome], chosen: Outcome, goal: Goal) -> Iterable[str]:
+    """Sentences about candidates that were dropped because they are no faster, and about a result that is none."""
+    for outcome in outcomes:
+        if outcome is not chosen and outcome.recipe != AS_IT_IS and (reason := _no_faster(outcome, goal)):
+            yield f"{outcome.name} was dropped: it is {reason}"
+    if _no_faster(chosen, goal):
+        yield "nothing that was tried is faster within the limits: more data, a wider limit or more time would give more room"
+
+
+def _trial(outcome: Outcome, chosen: Candidate, limits: Limits, ship: Ship, goal: Goal, *, front: bool) -> Trial:
     over = outcome.excess(limits, ship)
+    slower = "" if outcome.name == chosen.name or outcome.recipe == AS_IT_IS else _no_faster(outcome, goal)
     return Trial(
         name=outcome.name,
         recipe=outcome.recipe,
@@ -193,7 +210,7 @@ def _trial(outcome: Outcome, chosen: Candidate, limits: Limits, ship: Ship, *, f
         seconds=outcome.seconds,
         kept=outcome.name == chosen.name,
         front=front,
-        refused_because=outcome.refused_because or ", ".join(_exceeds(name, outcome, limits, ship) for name in over),
+        refused_because=outcome.refused_because or ", ".join(_exceeds(name, outcome, limits, ship) for name in over) or slower,
     )
 
 
@@ -207,24 +224,44 @@ def _exceeds(name: str, outcome: Outcome, limits: Limits, ship: Ship) -> str:
     return f"{1e3 * (outcome.latency or 0):.3f} ms, {1e3 * (limits.max_latency or 0):.3f} ms allowed"
 
 
-def _layers(
-    before: Network,
-    after: Network,
-    costs: tuple[Cost | None, Cost | None],
-    seconds: tuple[dict[str, float], dict[str, float]],
-) -> Iterable[Layer]:
+@dataclass(frozen=True)
+class _Side:
+    """What is known of the layers of one of the two networks: tensors as trained and as stored, work and time."""
+
+    tensors: dict[str, dict[str, Any]]
+    stored: dict[str, dict[str, Any]]
+    macs: dict[str, int]
+    seconds: dict[str, float]
+
+
+def _side(network: Network, file: Path, cost: Cost | None, trials: Trials, archive: Path | None = None) -> _Side:
+    tensors = _by_module(edits.tensors(network.module))
+    stored = tensors if archive is None else _by_module(decode(archive.read_bytes()).tensors)
+    macs = {} if cost is None else {layer.module: layer.macs for layer in cost.layers}
+    return _Side(tensors, stored, macs, layer_seconds(file, trials.sample, tensors))
+
+
+def _sides(trials: Trials, chosen: Candidate, made: Network, before: Cost | None, after: Cost | None) -> tuple[_Side, _Side]:
+    """The layers before and after; those of an integer file are stored as its own levels, not as the network's floats."""
+    folder = trials.workspace.trial(chosen.name)
+    archive = None if chosen.recipe.deploy.precision == "float32" else folder / "model.lissom"
+    return (
+        _side(trials.network, trials.original_file, before, trials),
+        _side(made, folder / "model.onnx", after, trials, archive),
+    )
+
+
+def _layers(network: Network, before: _Side, after: _Side) -> Iterable[Layer]:
     """One row for each module with a weight of at least two axes, as it was and as it is."""
-    old, new = _by_module(edits.tensors(before.module)), _by_module(edits.tensors(after.module))
-    macs = [{} if found is None else {layer.module: layer.macs for layer in found.layers} for found in costs]
-    kinds = {name: type(part).__name__.removeprefix("Parametrized") for name, part in before.module.named_modules()}
-    for module, tensors in old.items():
+    kinds = {name: type(part).__name__.removeprefix("Parametrized") for name, part in network.module.named_modules()}
+    for module, tensors in before.tensors.items():
         weight = max(tensors.values(), key=lambda tensor: tensor.size)
         if weight.ndim < 2:
             continue
-        kept = new.get(module, {})
+        kept, stored = after.tensors.get(module, {}), after.stored.get(module, {})
         now = {name: _dense(tensor) for name, tensor in kept.items()}
         largest = max(now.values(), key=lambda tensor: tensor.size) if now else np.zeros(0, np.float32)
-        coded = len(encode(kept)) if kept else 0
+        coded = len(encode(stored)) if stored else 0
         drawn = histograms(weight, largest) if now else (None, None)
         yield Layer(
             name=module or "(network)",
@@ -234,10 +271,10 @@ def _layers(
             bytes_before=sum(4 * tensor.size for tensor in tensors.values()),
             bytes_after=coded,
             sparsity=float((largest == 0).mean()) if largest.size else 0.0,
-            bits=8 * coded / sum(t.size for t in now.values()) if now else None,
-            macs=BeforeAfter(before=macs[0][module], after=macs[1].get(module, 0)) if module in macs[0] else None,
-            ms_before=_milliseconds(seconds[0].get(module)),
-            ms_after=_milliseconds(seconds[1].get(module)),
+            bits=8 * coded / sum(tensor.size for tensor in now.values()) if stored and now else None,
+            macs=BeforeAfter(before=before.macs[module], after=after.macs.get(module, 0)) if module in before.macs else None,
+            ms_before=_milliseconds(before.seconds.get(module)),
+            ms_after=_milliseconds(after.seconds.get(module)),
             histogram_before=drawn[0],
             histogram_after=drawn[1],
         )
@@ -248,14 +285,14 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def _by_module(tensors: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Floating tensors by the module that holds them, tied ones under their first name only."""
+    """Floating tensors by the module that holds them (a folded one by its layer's), tied ones under their first name only."""
     found: dict[str, dict[str, Any]] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         floating = isinstance(tensor, Quantized) or np.issubdtype(tensor.dtype, np.floating)
         if floating and id(tensor) not in seen:
             seen.add(id(tensor))
-            found.setdefault(name.rpartition(".")[0], {})[name] = tensor
+            found.setdefault(name.replace(".folded", "").rpartition(".")[0], {})[name] = tensor
     return found
 
 

@@ -48,7 +48,8 @@ def test_the_answers_are_the_same_to_the_bit_and_the_weights_stay_as_they_are(ch
 
 
 @pytest.mark.parametrize(
-    ("channels", "kernel", "target"), [(4, 3, "onnxruntime-cpu"), (3, 1, "onnxruntime-cpu"), (3, 3, "openvino")]
+    ("channels", "kernel", "target"),
+    [(4, 3, "onnxruntime-cpu"), (3, 1, "onnxruntime-cpu"), (1, 5, "onnxruntime-cpu"), (3, 3, "openvino")],
 )
 def test_what_needs_no_padding_has_none(channels: int, kernel: int, target: str) -> None:
     deployed = int8(network(channels, kernel), target)

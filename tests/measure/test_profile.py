@@ -12,14 +12,14 @@ from lissom.measure.memory import peak_memory
 from lissom.measure.profile import layer_seconds
 from lissom.network import Network
 
-LAYERS = {"0": ["0.weight", "0.bias"], "3": ["3.weight", "3.bias"], "6": ["6.weight", "6.bias"]}
+LAYERS = {"0": ["0.weight", "0.bias"], "3": ["3.weight", "3.bias"], "6": ["6.weight", "6.bias"], "8": ["8.weight"]}
 
 
 @pytest.fixture(params=["float32", "int8"])
 def file(request, tmp_path: Path) -> Path:
     module = nn.Sequential(
         nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 64, 3, padding=1), nn.ReLU6(), nn.Flatten(),
-        nn.Linear(64 * 30 * 30, 2),
+        nn.Linear(64 * 30 * 30, 8), nn.ReLU(), nn.Linear(8, 2),
     )  # fmt: skip
     made = Network(module.eval(), (torch.randn(2, 3, 32, 32),))
     settings = Deploy(precision=request.param, target="onnxruntime-cpu", types="U8S8", ranges="minmax")

@@ -8,6 +8,9 @@ from lissom.deploy.editing import Editor, attributes, make_node
 
 __all__ = ["widen_stem"]
 
+MOST_ADDED = 27
+"""Zeros that are added to what one output is summed from: measured, 3x3 gains by any padding, 5x5 by one channel, 7x7 by none."""
+
 
 def widen_stem(editor: Editor, channels: int) -> int:
     """Let each integer convolution that reads an input of the network read channels of zeros beside the image's own.
@@ -33,7 +36,8 @@ def widen_stem(editor: Editor, channels: int) -> int:
         if levels is None or quantize is None or levels.dtype.itemsize != 1 or quantize.input[0] not in editor.inputs:
             continue
         missing = -levels.shape[1] % channels
-        if not missing or max(levels.shape[2:]) == 1:
+        taps = int(np.prod(levels.shape[2:]))
+        if not missing or taps == 1 or missing * taps > MOST_ADDED:
             continue
         assert weight is not None
         zeros = editor.constants[weight.input[2]] if len(weight.input) > 2 else np.zeros(1, levels.dtype)

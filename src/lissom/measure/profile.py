@@ -39,7 +39,7 @@ def layer_seconds(
     of_value = _name_nodes(model, owners)
     taken: dict[str, float] = {}
     for node, seconds in profile_onnxruntime(model.SerializeToString(), inputs, threads=threads, calls=CALLS).items():
-        match = re.match(r"(\d+)#", node)
+        match = re.search(r"(?:^|[ /])(\d+)#", node)  # "fused 3#7"
         # A convolution in blocks of channels is called after the value that it gives.
         number = int(match[1]) if match else of_value.get(node.removesuffix("_nchwc"))
         if number is not None:

@@ -8,6 +8,7 @@ from lissom.data import Data
 from lissom.deploy import Deploy
 from lissom.errors import ModelRefused
 from lissom.graph.capture import capture
+from lissom.graph.cost import cost
 from lissom.graph.groups import groups
 from lissom.network import Network
 from lissom.prune.channels import PruneChannels
@@ -32,6 +33,7 @@ DEFAULT_MAX_DROP = 0.01
 ROUNDS = 4
 BELOW = 0.95  # of the size limit is what training aims at: the controller arrives within a few percent
 TRAINING_SAMPLES = 24_000  # seen by one trial: small data gets more epochs, large data at least two
+TRAINING_MACS = 1e12  # of the forward passes of one trial: minutes on one core, whatever the network's size
 SAME_SIZE = 0.10  # outcomes whose goal differs by less are told apart by divergence, where the data cannot decide
 
 
@@ -59,7 +61,7 @@ def to_size(limits: Limits, ship: Ship, data: Data) -> Fixed:
 
 def knob(goal: Goal, network: Network, data: Data) -> Search:
     """The search that trains: sparsity and bits move together from mild to extreme."""
-    epochs = max(2, min(20, round(TRAINING_SAMPLES / max(len(data.train), 1))))
+    epochs = max(2, min(20, round(_training_samples(network) / max(len(data.train), 1))))
     if goal == "latency":
         return Bisection(lambda strength: latency_recipe(strength, epochs), rounds=ROUNDS) if prunable(network) else Fixed(())
     return Bisection(lambda strength: size_recipe(strength, epochs), rounds=ROUNDS)
@@ -89,6 +91,15 @@ def latency_recipe(strength: float, epochs: int) -> Recipe:
         PruneChannels(macs=round(0.9 - 0.8 * strength, 4), multiple=4),
         Finetune(epochs=epochs, learning_rate=5e-4, distill=Distill()),
     ), Deploy(precision="int8"))  # fmt: skip
+
+
+def _training_samples(network: Network) -> float:
+    """How many samples one trial trains on: fewer of a network that computes much for each."""
+    try:
+        macs = cost(network, capture(network)).macs
+    except ModelRefused:
+        return TRAINING_SAMPLES
+    return min(TRAINING_SAMPLES, TRAINING_MACS / max(macs, 1))
 
 
 def prunable(network: Network) -> bool:

@@ -184,7 +184,9 @@ class Trials:
         deployed = self.deploy(made, candidate.recipe)
         deployed.save(folder / "model.onnx")
         write_bytes(folder / "model.lissom", deployed.archive("best", structure_text(made)))
-        weights = encode(edits.tensors(made.module), effort="best")
+        # The weights of an integer file are its levels: the network's own floats are not what was measured.
+        held = edits.tensors(made.module) if deployed.precision == "float32" else deployed.parts()[1]
+        weights = encode(held, effort="best")
         parity = self.prove(deployed, made)
         measured, distance = self.score(folder / "model.onnx", self.job.data.validation, self.reference)
         drop = self.before.drop_to(measured)
