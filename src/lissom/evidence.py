@@ -37,7 +37,7 @@ from lissom.report.record import (
 )
 from lissom.search.bisection import Candidate
 from lissom.search.limits import Goal, Limits, Ship
-from lissom.search.trial import Outcome, Trials
+from lissom.search.trial import Outcome, Trials, runtime_of
 
 __all__ = ["gather"]
 
@@ -110,7 +110,7 @@ def _metric(trials: Trials, chosen: Candidate, limits: Limits) -> MetricFigures:
     split, metric = trials.job.data.test, trials.job.metric
     reference = trials.outputs_of_original(split)
     before = trials.score_original(split, reference)
-    after, _ = trials.score(trials.workspace.trial(chosen.name) / "model.onnx", split, reference)
+    after, _ = trials.score(trials.workspace.trial(chosen.name) / "model.onnx", split, reference, runtime_of(chosen.recipe))
     drop = before.drop_to(after)
     return MetricFigures(
         name=metric.name,
@@ -127,7 +127,7 @@ def _metric(trials: Trials, chosen: Candidate, limits: Limits) -> MetricFigures:
 
 
 def _latency(trials: Trials, chosen: Candidate) -> Latency:
-    timing = trials.time(trials.workspace.trial(chosen.name) / "model.onnx")
+    timing = trials.time(trials.workspace.trial(chosen.name) / "model.onnx", runtime_of(chosen.recipe))
     return Latency(
         runtime=timing.runtime,
         threads=timing.threads,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import lissom
 from lissom.deploy import deploy
 from lissom.errors import DeployFailed, MissingExtra, UsageError
 from lissom.network import Network
@@ -49,3 +50,36 @@ def test_a_missing_runtime_says_how_to_install_it() -> None:
     assert RUNTIMES["openvino"].extra == "openvino"
     with pytest.raises(MissingExtra, match="pip install"):
         open_file(b"", "openvino")
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_file_that_fixes_its_batch_is_given_its_samples_in_pieces(made: Network, batch: int) -> None:
+    model = deploy(made).model
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    inputs = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    expected = made.outputs(torch.from_numpy(inputs))[0].numpy()
+    for name in set(available()) - {"torch"}:
+        np.testing.assert_allclose(open_file(model.SerializeToString(), name)(inputs)[0], expected, atol=1e-5)
+
+
+def test_openvino_proves_scores_and_times_what_is_made_for_it() -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    torch.manual_seed(0)
+    network = Network(
+        nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(512, 4)),
+        (torch.zeros(2, 3, 12, 12),),
+    )
+    x = np.random.default_rng(0).normal(size=(60, 3, 12, 12)).astype(np.float32)
+    recipe = lissom.Recipe(deploy=lissom.Deploy(target="openvino", precision="int8", ranges="minmax"))
+    record = lissom.compress(network, x, recipe=recipe, task="classify").record
+    assert [entry.runtime for entry in record.latency] == ["openvino"]
+    assert [(entry.runtime, entry.kind) for entry in record.parity] == [("openvino", "integer")]
+
+
+def test_what_openvino_does_not_run_is_one_clear_error(made: Network) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    with pytest.raises(DeployFailed, match="OpenVINO cannot open the file"):
+        open_file(b"this is no model", "openvino")
+    with pytest.raises(DeployFailed, match=r"OpenVINO does not run the file on \[2, 7\]: it takes"):
+        open_file(deploy(made).to_bytes(), "openvino")(np.zeros((2, 7), np.float32))

@@ -39,7 +39,7 @@ def first_departure(deployed: Deployed, network: Network, batch: Sequence[Array]
         captured = _captured_values(network, batch, set(deployed.origins.values()))
         expected = {name: captured[origin] for name, origin in deployed.origins.items() if origin in captured}
     else:
-        expected = dict(zip(names, open_file(opened, runtime, optimize=False)(*batch)[count:], strict=True))
+        expected = dict(zip(names, open_file(opened, optimize=False)(*batch)[count:], strict=True))
     for node in deployed.model.graph.node:
         for name in node.output:
             if name in got and name in expected and _departs(got[name], expected[name], kind):

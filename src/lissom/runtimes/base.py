@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lissom.errors import MissingExtra, UsageError
+from lissom.network import in_pieces
 
-__all__ = ["RUNTIMES", "Array", "Model", "Runtime", "Session", "available", "open_file"]
+__all__ = ["RUNTIMES", "Array", "FixedBatch", "Model", "Runtime", "Session", "available", "open_file"]
 
 Array = npt.NDArray[Any]
 Model = str | os.PathLike[str] | bytes
@@ -29,6 +30,34 @@ class Session(Protocol):
 
     def __call__(self, *arrays: np.ndarray[Any, Any]) -> tuple[Array, ...]:
         """Run once."""
+
+
+class FixedBatch:
+    """The part of a session that gives a file which fixes its batch its samples in batches of that length.
+
+    Args:
+        lengths: The first length of each input; None (or a name) where it is open.
+    """
+
+    def __init__(self, lengths: Sequence[object]) -> None:
+        fixed = set(lengths)
+        first = next(iter(lengths), None)
+        self._batch = first if isinstance(first, int) and len(fixed) == 1 else None
+
+    def __call__(self, *arrays: np.ndarray[Any, Any]) -> tuple[Array, ...]:
+        """The outputs for all samples.
+
+        Raises:
+            DeployFailed: the file does not run on these arrays.
+        """
+        if self._batch is None or not arrays or len(arrays[0]) == self._batch:
+            return self._run(arrays)
+        pieces = [self._run(piece) for piece in in_pieces(arrays, self._batch)]
+        return tuple(np.concatenate(parts)[: len(arrays[0])] for parts in zip(*pieces, strict=True))
+
+    def _run(self, arrays: Sequence[np.ndarray[Any, Any]]) -> tuple[Array, ...]:
+        """Run once, on a batch that the file takes."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from lissom.errors import DeployFailed
-from lissom.network import in_pieces
-from lissom.runtimes.base import Array, Model
+from lissom.runtimes.base import Array, FixedBatch, Model
 
 __all__ = ["OnnxRuntimeSession", "open_onnxruntime", "profile_onnxruntime"]
 
@@ -27,31 +26,19 @@ FAILURES = (
 )  # fmt: skip
 
 
-class OnnxRuntimeSession:
-    """A file opened in ONNX Runtime; one that fixes its batch is given its samples in batches of that length."""
+class OnnxRuntimeSession(FixedBatch):
+    """A file opened in ONNX Runtime."""
 
     def __init__(self, session: onnxruntime.InferenceSession, label: str) -> None:
-        self._session = session
+        super().__init__([value.shape[0] if value.shape else None for value in session.get_inputs()])
+        self.session = session
         self._label = label
         self.input_names: tuple[str, ...] = tuple(value.name for value in session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(value.name for value in session.get_outputs())
-        first = [value.shape[0] if value.shape else None for value in session.get_inputs()]
-        self._batch = first[0] if first and isinstance(first[0], int) and len(set(first)) == 1 else None
-
-    def __call__(self, *arrays: np.ndarray[Any, Any]) -> tuple[Array, ...]:
-        """The outputs for all samples.
-
-        Raises:
-            DeployFailed: the file does not run on these arrays.
-        """
-        if self._batch is None or not arrays or len(arrays[0]) == self._batch:
-            return self._run(arrays)
-        pieces = [self._run(piece) for piece in in_pieces(arrays, self._batch)]
-        return tuple(np.concatenate(parts)[: len(arrays[0])] for parts in zip(*pieces, strict=True))
 
     def _run(self, arrays: Sequence[np.ndarray[Any, Any]]) -> tuple[Array, ...]:
         try:
-            return tuple(self._session.run(None, dict(zip(self.input_names, arrays, strict=True))))
+            return tuple(self.session.run(None, dict(zip(self.input_names, arrays, strict=True))))
         except (*FAILURES, ValueError) as error:
             shapes = ", ".join(f"{array.dtype} {list(array.shape)}" for array in arrays)
             raise DeployFailed(f"{self._label} does not run on {shapes}: {_first_line(error)}") from error
@@ -85,11 +72,10 @@ def profile_onnxruntime(
         options = _options(threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder, "profile"))
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        given = dict(zip([value.name for value in session.get_inputs()], arrays, strict=True))
+        opened = OnnxRuntimeSession(onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]), "the file")
         for _ in range(WARM_UP + calls):
-            session.run(None, given)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            opened(*arrays)
+        events = json.loads(Path(opened.session.end_profiling()).read_text(encoding="utf-8"))
     taken: dict[str, list[float]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL):

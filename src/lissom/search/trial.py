@@ -18,6 +18,7 @@ from lissom import edits
 from lissom.codec import encode
 from lissom.data import Split
 from lissom.deploy import Deployed, Parity, deploy, verify
+from lissom.deploy.targets import row
 from lissom.errors import DeployFailed
 from lissom.files import write_bytes, write_text
 from lissom.job import Job, OutOfTime
@@ -31,7 +32,7 @@ from lissom.search.bisection import Candidate
 from lissom.search.limits import Limits, Ship
 from lissom.search.workspace import Workspace
 
-__all__ = ["PARITY_INPUTS", "Outcome", "Trials", "score_file"]
+__all__ = ["PARITY_INPUTS", "Outcome", "Trials", "runtime_of", "score_file"]
 
 PARITY_INPUTS = 64
 BATCH = 64
@@ -187,10 +188,11 @@ class Trials:
         # The weights of an integer file are its levels: the network's own floats are not what was measured.
         held = edits.tensors(made.module) if deployed.precision == "float32" else deployed.parts()[1]
         weights = encode(held, effort="best")
-        parity = self.prove(deployed, made)
-        measured, distance = self.score(folder / "model.onnx", self.job.data.validation, self.reference)
+        runtime = runtime_of(candidate.recipe)
+        parity = self.prove(deployed, made, runtime)
+        measured, distance = self.score(folder / "model.onnx", self.job.data.validation, self.reference, runtime)
         drop = self.before.drop_to(measured)
-        timing = self.time(folder / "model.onnx") if self.timed else None
+        timing = self.time(folder / "model.onnx", runtime) if self.timed else None
         return Outcome(
             name=candidate.name,
             metric=measured.value,
@@ -212,14 +214,14 @@ class Trials:
         calibration = [inputs for inputs, _ in self.job.data.calibration.batches(BATCH)]
         return deploy(made, recipe.deploy, calibration)
 
-    def prove(self, deployed: Deployed, made: Network) -> Parity:
+    def prove(self, deployed: Deployed, made: Network, runtime: str) -> Parity:
         """Compare the file with the network on real inputs; a file that answers differently is not handed over."""
         inputs, _ = self.job.data.calibration.first(PARITY_INPUTS)
-        return verify(deployed, made, [inputs])
+        return verify(deployed, made, [inputs], runtime=runtime)
 
-    def score(self, file: Path, split: Split, reference: list[tuple[Tensor, ...]]) -> tuple[Measured, float]:
+    def score(self, file: Path, split: Split, reference: list[tuple[Tensor, ...]], runtime: str) -> tuple[Measured, float]:
         """Metric and mean divergence of a file on a split."""
-        return score_file(file, split, self.job.metric, reference, self.job.data.task)
+        return score_file(file, split, self.job.metric, reference, self.job.data.task, runtime=runtime)
 
     def score_original(self, split: Split, reference: list[tuple[Tensor, ...]]) -> Measured:
         """The original's metric on a split, from its outputs there."""
@@ -231,16 +233,21 @@ class Trials:
         """One real sample, as the runtime takes it."""
         return tuple(tensor.numpy() for tensor in self.job.data.calibration.first(1)[0])
 
-    def time(self, file: Path) -> Timing:
+    def time(self, file: Path, runtime: str) -> Timing:
         """The file's latency beside the original's, in turns, on one sample."""
-        return compare(self.original_file, file, self.sample)
+        return compare(self.original_file, file, self.sample, runtime=runtime)
+
+
+def runtime_of(recipe: Recipe) -> str:
+    """The runtime that a recipe's target stands for: what proves, scores and times its file."""
+    return row(recipe.deploy.target).runtime
 
 
 def score_file(
-    file: Path, split: Split, metric: Metric, reference: list[tuple[Tensor, ...]], task: str
+    file: Path, split: Split, metric: Metric, reference: list[tuple[Tensor, ...]], task: str, *, runtime: str = "onnxruntime"
 ) -> tuple[Measured, float]:
     """The metric of a file in its runtime, and the mean divergence of its outputs from the original's, on one split."""
-    run = file_network(file).outputs
+    run = file_network(file, runtime=runtime).outputs
     outputs = [run(*inputs) for inputs, _ in split.batches(BATCH)]
     distances = [divergence(ours, theirs, task) for ours, theirs in zip(outputs, reference, strict=True)]
     targets = reference if metric.against_original else [expected for _, expected in split.batches(BATCH)]
