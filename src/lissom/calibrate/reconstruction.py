@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,12 @@ class _Layer:
     rows: Tensor
 
 
-def reconstruct(pruned: Network, original: Network, batches: Sequence[tuple[Tensor, ...]]) -> tuple[str, ...]:
+def reconstruct(
+    pruned: Network,
+    original: Network,
+    batches: Sequence[tuple[Tensor, ...]],
+    check_time: Callable[[], None] = lambda: None,
+) -> tuple[str, ...]:
     """Refit the linear and convolutional layers of ``pruned.module`` in place, in the order in which they run.
 
     Each layer's weights become those that, on the inputs that the pruned network really gives it, come closest to the
@@ -39,6 +44,7 @@ def reconstruct(pruned: Network, original: Network, batches: Sequence[tuple[Tens
         pruned: A network that :mod:`lissom.graph.slicing` made from ``original``.
         original: The network before pruning.
         batches: Inputs of calibration samples; a few hundred samples are enough.
+        check_time: Called before each layer; what it raises ends the work.
 
     Returns:
         Paths of the layers that were refitted.
@@ -49,7 +55,11 @@ def reconstruct(pruned: Network, original: Network, batches: Sequence[tuple[Tens
     pruned.module.eval()
     try:
         with torch.no_grad():
-            done = [layer.path for layer in layers if _refit(layer, pruned.module, original.module, batches)]
+            done = []
+            for layer in layers:
+                check_time()
+                if _refit(layer, pruned.module, original.module, batches):
+                    done.append(layer.path)
     finally:
         pruned.module.train(was_training)
     return tuple(done)

@@ -149,7 +149,7 @@ def mend(network: Network, original: Network, job: Job, samples: int) -> None:
     """Refit ``network.module`` in place to ``original`` on calibration data, and recalibrate its batch norms."""
     batches = _calibration(network, job, samples)
     if batches:
-        reconstruct(network, original, batches)
+        reconstruct(network, original, batches, job.check_time)
         recalibrate_batch_norm(network.module, batches)
 
 

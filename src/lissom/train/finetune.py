@@ -185,6 +185,7 @@ class _Training:
         ):
             if len(inputs[0]) == 1 and number > 0:
                 continue  # batch-norm cannot train on a last batch of one sample
+            self.job.check_time()  # a resumed run goes on from the last whole epoch
             progress = (self.epoch + number / self.steps_per_epoch) / self.settings.epochs
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * self.settings.optimizer.factor(progress) * group.get("pace", 1.0)
