@@ -84,6 +84,7 @@ def _keras(name: str, opset: int, path: Path) -> Exported:
 
     keras.utils.set_random_seed(0)
     model, shape = _KERAS[name](keras)
+    model(torch.zeros(2, *shape))  # the exporter wants a model that was called
     model.export(str(path), format="onnx", verbose=False, opset_version=opset)
     return None, (torch.randn(2, *shape),)
 
@@ -95,7 +96,7 @@ def _skl2onnx(name: str, opset: int, path: Path) -> Exported:
 
     x = np.random.default_rng(0).normal(size=(64, 12)).astype(np.float32)
     made = {
-        "mlp_regressor": lambda: MLPRegressor((16, 8), max_iter=5, random_state=0).fit(x, x[:, 0]),
+        "mlp_regressor": lambda: MLPRegressor(hidden_layer_sizes=(16, 8), max_iter=5, random_state=0).fit(x, x[:, 0]),
         "pca": lambda: PCA(4, random_state=0).fit(x),
         "truncated_svd": lambda: TruncatedSVD(4, random_state=0).fit(x),
     }[name]()
@@ -150,7 +151,7 @@ def _keras_separable(keras: Any) -> tuple[Any, tuple[int, ...]]:
     layers = keras.layers
     return keras.Sequential([
         keras.Input((32, 32, 3)), layers.SeparableConv2D(16, 3, padding="same"), layers.LayerNormalization(), layers.LeakyReLU(),
-        layers.DepthwiseConv2D(3, strides=2, padding="same"), layers.UpSampling2D(), layers.Conv2DTranspose(4, 3, strides=2),
+        layers.DepthwiseConv2D(3, strides=2, padding="same"), layers.AveragePooling2D(), layers.Conv2D(4, 3, activation="swish"),
         layers.GlobalAveragePooling2D(), layers.Dense(5, activation="softmax"),
     ]), (32, 32, 3)  # fmt: skip
 

@@ -214,3 +214,41 @@ def test_the_grids_all_come_back_exactly() -> None:
         edits.attach(edited.module, "w", grid=fit(edits.value(edited.module, "w"), Wanted(bits=4)))
         written = deploy(edited).model
         same_answers(edited, written, within=1e-3 if name in ("float16", "bfloat16") else 1e-4)
+
+
+def test_equal_values_that_the_file_stores_once_tie_nothing() -> None:
+    """Exporters store all zeros of one length once; a bias inside the network is then the bias of its output, too."""
+    nodes = [node("Gemm", "x w zeros", "h"), node("Relu", "h", "r"), node("Gemm", "r v zeros", "y")]
+    tensors = {"w": random(6, 16), "v": random(16, 16), "zeros": np.zeros(16, np.float32)}
+    network = read_onnx(model(nodes, {"x": ("float", ["n", 6])}, {"y": "float"}, tensors))
+    assert len(list(network.parameters())) == 4
+    assert deploy(network).to_bytes() == network.source.original.SerializeToString(deterministic=True)
+    edited = PruneChannels(ratio=0.5, importance="l1", scope="group", reconstruct=False).apply(network, no_data(network))
+    written = deploy(edited).model
+    same_answers(edited, written)
+    assert {t.name: list(t.dims) for t in written.graph.initializer} == {
+        "w": [6, 8],
+        "v": [8, 16],
+        "zeros": [16],
+        "zeros.own": [8],
+    }
+
+
+def test_a_recurrent_layer_says_its_new_size() -> None:
+    nodes = [
+        node("Shape", "x", "shape"), node("Gather", "shape one", "count"), node("Unsqueeze", "count zero", "counts"),
+        node("Concat", "two counts eight", "state", axis=0), node("ConstantOfShape", "state", "h"),
+        node("LSTM", "x w r b - h h", "y last", hidden_size=8, direction="bidirectional"),
+        node("ReduceMean", "last", "z", axes=[0], keepdims=0),
+        node("MatMul", "z v", "out"),
+    ]  # fmt: skip
+    tensors = {
+        "one": np.array(1), "zero": np.array([0]), "two": np.array([2]), "eight": np.array([8]), "w": random(2, 32, 5, seed=1),
+        "r": random(2, 32, 8, seed=2), "b": random(2, 64, seed=3), "v": random(8, 3, seed=4),
+    }  # fmt: skip
+    network = read_onnx(model(nodes, {"x": ("float", [7, "n", 5])}, {"out": "float"}, tensors))
+    edited = PruneChannels(ratio=0.5, importance="l1", scope="group", reconstruct=False).apply(network, no_data(network))
+    written = deploy(edited).model
+    same_answers(edited, written)
+    sizes = [a.i for each in written.graph.node for a in each.attribute if a.name == "hidden_size"]
+    assert sizes == [4]

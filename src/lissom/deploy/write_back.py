@@ -87,7 +87,7 @@ def write_back(network: Network, *, levels: bool = True) -> Deployed:
     writer = _Writer(model, resized=bool(network.slices))
     for key, stored in edits.tensors(module).items():
         plain = stored.dense() if isinstance(stored, Quantized) and not levels else stored
-        writer.write(module.origins[key], plain)
+        writer.write(module.origins[key], plain, module.readers.get(key))
     for output, sizes in changed_sizes(module).items():
         writer.resize(original_name(output), sizes)
     for name, tensor in module.changed_constants().items():
@@ -110,12 +110,18 @@ class _Writer:
         self.editor = Editor(_names_only(model))  # only to make nodes and fresh names beside the real graph
         self.editor.nodes, self.editor.constants = [], {}
         self.replaced: set[str] = set()
+        self.own: set[str] = set()
+        self.shapes: dict[str, tuple[int, ...]] = {}
 
-    def write(self, path: Path_, stored: Array | Quantized) -> None:
-        """Store a tensor of the module, as levels where that is possible."""
+    def write(self, path: Path_, stored: Array | Quantized, reader: tuple[str, int] | None = None) -> None:
+        """Store a tensor of the module, as levels where that is possible; for one reader alone, if it is named."""
         name = path[-1]
         place = self.places.get(path) or self.plain_form(path, stored)
         if place is None:
+            return
+        self.shapes[name] = stored.shape
+        if reader is not None:
+            self.write_for(reader, name, place, stored)
             return
         if isinstance(stored, Quantized):
             if len(path) == 1 and self.place_levels(name, stored):
@@ -129,6 +135,26 @@ class _Writer:
         _store(place, values)
         if len(path) == 1 and name in self.initializers:
             self.bindings.append(Binding(name, name))
+
+    def write_for(self, reader: tuple[str, int], name: str, place: TensorProto, stored: Array | Quantized) -> None:
+        """Give one reader of a shared tensor a tensor of its own, if it is not what the file holds for all."""
+        values = stored.dense() if isinstance(stored, Quantized) else stored
+        if np.array_equal(numpy_helper.to_array(place), values):
+            return
+        node = self.maker(reader[0])
+        own = self.editor.fresh(f"{name}.own")
+        node.input[reader[1]] = own
+        self.own.add(name)
+        if not (isinstance(stored, Quantized) and self.place_levels(own, stored)):
+            self.editor.constants[own] = np.asarray(values)
+            self.bindings.append(Binding(own, own))
+
+    def maker(self, output: str) -> NodeProto:
+        """The node of the file that makes a value."""
+        node = next((node for node in _nodes(self.model.graph) if output in node.output), None)
+        if node is None:
+            raise DeployFailed(f"no node of the file makes {output!r}, whose sizes changed: they cannot be written back")
+        return node
 
     def plain_form(self, path: Path_, stored: Array | Quantized) -> TensorProto | None:
         """A list of floats in a Constant, or a sparse initialiser, as a plain tensor; None where it was not edited."""
@@ -188,9 +214,7 @@ class _Writer:
 
     def resize(self, output: str, sizes: Sizes) -> None:
         """Change the numbers that the node of this output states: its attributes, and constants among its inputs."""
-        node = next((node for node in _nodes(self.model.graph) if output in node.output), None)
-        if node is None:
-            raise DeployFailed(f"no node of the file makes {output!r}, whose sizes changed: they cannot be written back")
+        node = self.maker(output)
         for key, numbers in sizes.items():
             if isinstance(key, str):
                 old = next(attribute for attribute in node.attribute if snake_case(attribute.name) == key)
@@ -202,6 +226,14 @@ class _Writer:
                 _store(place, np.asarray(numbers))
             else:  # other nodes read the same numbers, or they were computed from others
                 node.input[key] = self.editor.add_constant(f"{name}.resized", np.asarray(numbers))
+
+    def resize_recurrent(self) -> None:
+        """Let recurrent nodes state the size of their hidden state as their weights have it."""
+        for node in _nodes(self.model.graph):
+            if node.op_type in ("LSTM", "GRU", "RNN") and node.input[2] in self.shapes:
+                for attribute in node.attribute:
+                    if attribute.name == "hidden_size":
+                        attribute.i = self.shapes[node.input[2]][-1]
 
     def replace(self, name: str, values: Array) -> None:
         """Let every reader of a value that is known without data read other values; what only made it goes."""
@@ -234,6 +266,9 @@ class _Writer:
         for tensor in _every_tensor(graph):
             if tensor.data_location == TensorProto.EXTERNAL and tensor.name not in self.replaced:
                 _store(tensor, read_tensor(tensor, folder).numpy())
+        self.resize_recurrent()
+        read = {name for node in _nodes(graph) for name in node.input} | {value.name for value in graph.output}
+        self.replaced |= self.own - read  # every reader has its own now
         kept = [tensor for tensor in graph.initializer if tensor.name not in self.replaced]
         fresh = [numpy_helper.from_array(values, name) for name, values in self.editor.constants.items()]
         old_nodes = [node for node in graph.node if not (node.op_type == "Constant" and node.output[0] in self.replaced)]

@@ -12,7 +12,9 @@ import torch
 from models import attention, convolutional, model, node, random, run
 from onnx import TensorProto, helper, numpy_helper
 
+from lissom.data import Arrays, Data
 from lissom.errors import ModelRefused, UsageError
+from lissom.job import Job
 from lissom.networks.onnx import read_module, read_onnx
 
 
@@ -150,6 +152,105 @@ def test_all_unsupported_operators_are_listed_at_once_and_the_weights_can_still_
     network = read_onnx(made, weights_only=True)
     assert [name for name, _ in network.parameters()] == ["w"]
     assert "acme.Secret" in network.notes[0]
+
+
+def test_what_needs_only_weights_works_on_a_file_that_lissom_cannot_run(tmp_path: Path) -> None:
+    import json
+
+    from typer.testing import CliRunner
+
+    from lissom.cli.app import app
+    from lissom.deploy import deploy
+    from lissom.quantize.weights import QuantizeWeights
+    from lissom.share.weights import ShareWeights
+
+    nodes = [helper.make_node("Secret", ["x"], ["a"], domain="acme"), node("MatMul", "a w", "b"), node("MatMul", "b v", "y")]
+    made = model(nodes, {"x": ("float", ["n", 16])}, {"y": "float"}, {"w": random(16, 8), "v": random(8, 32)})
+    made.opset_import.append(helper.make_opsetid("acme", 1))
+    (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    call = CliRunner().invoke
+    shown = json.loads(call(app, ["inspect", str(tmp_path / "m.onnx"), "--json"], catch_exceptions=False).stdout)
+    assert shown["parameters"] == 16 * 8 + 8 * 32
+    assert any("acme.Secret" in note for note in shown["notes"])
+    packed = call(app, ["pack", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "m.lissom"), "--quality", "30"])
+    assert packed.exit_code == 0, packed.output
+    refused = call(app, ["compress", str(tmp_path / "m.onnx"), "--data", "none.npz", "--out", str(tmp_path / "out")])
+    assert refused.exit_code == 4
+    assert "acme.Secret (1)" in refused.output
+    network = read_onnx(tmp_path / "m.onnx", weights_only=True)
+    edited = QuantizeWeights(bits=8, include=("w",)).apply(network, no_job(network))
+    edited = ShareWeights(bits=3, include=("v",)).apply(edited, no_job(edited))
+    written = deploy(edited).model
+    assert [each.op_type for each in written.graph.node if each.domain == "acme"] == ["Secret"]
+    assert {tensor.name for tensor in written.graph.initializer} == {"w.levels", "w.scale", "v.levels", "v.table"}
+    with pytest.raises(ModelRefused, match="only the weights of this file were read"):
+        network.outputs(torch.zeros(2, 16))
+
+
+def no_job(network: object) -> Job:
+    return Job(data=Data.of(Arrays((np.zeros((8, 1), np.float32),), None)), loss=None, metric=None, teacher=network)  # type: ignore[arg-type]
+
+
+def fixed(batch: int) -> onnx.ModelProto:
+    """A file that states its batch in a Reshape, so that it computes with no other."""
+    nodes = [node("MatMul", "x w", "a"), node("Reshape", "a shape", "b"), node("ReduceSum", "b axes", "y", keepdims=0)]
+    tensors = {"w": random(6, 8), "shape": np.array([batch, 2, 4]), "axes": np.array([1])}
+    return model(nodes, {"x": ("float", [batch, 6])}, {"y": "float"}, tensors)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_file_that_computes_with_one_batch_takes_any_number_of_samples(batch: int, tmp_path: Path) -> None:
+    from lissom.runtimes.network import file_network
+
+    network = read_onnx(fixed(batch))
+    assert network.fixed_batch
+    assert network.example_inputs[0].shape[0] == batch
+    (tmp_path / "m.onnx").write_bytes(fixed(batch).SerializeToString())
+    x = torch.from_numpy(random(6, 6))
+    expected = (x @ torch.from_numpy(random(6, 8))).reshape(6, 2, 4).sum(1)
+    torch.testing.assert_close(network.outputs(x)[0], expected)
+    torch.testing.assert_close(file_network(tmp_path / "m.onnx").outputs(x)[0], expected)
+
+
+def test_a_batch_that_is_only_declared_is_none() -> None:
+    made = model([node("MatMul", "x w", "y")], {"x": ("float", [1, 6])}, {"y": "float"}, {"w": random(6, 8)})
+    network = read_onnx(made)
+    assert not network.fixed_batch
+    assert network.example_inputs[0].shape[0] == 2
+
+
+def test_real_samples_say_what_declared_shapes_do_not(tmp_path: Path) -> None:
+    from lissom.networks import open_network
+
+    made = model([node("MatMul", "x w", "y")], {"x": ("float", ["n", "any"])}, {"y": "float"}, {"w": random(7, 3)})
+    (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(ModelRefused, match=r"does not run on its declared inputs .*--input 3x224x224"):
+        open_network(tmp_path / "m.onnx")
+    samples = {"x": random(10, 7)}
+    assert open_network(tmp_path / "m.onnx", data=samples).example_inputs[0].shape == (2, 7)
+    assert open_network(tmp_path / "m.onnx", input_shapes=["7"]).example_inputs[0].shape == (2, 7)
+
+
+def test_data_with_other_names_than_the_inputs_is_refused() -> None:
+    from lissom.data import load_data
+    from lissom.errors import DataRefused
+
+    network = read_onnx(convolutional())
+    with pytest.raises(DataRefused, match="x"):
+        load_data({"images": random(8, 3, 9, 9), "masks": random(8, 1)}, network)
+
+
+def test_already_quantised_files_keep_their_levels_as_state() -> None:
+    nodes = [node("DequantizeLinear", "q scale zero", "w", axis=0), node("MatMul", "x w", "y")]
+    tensors = {
+        "q": np.arange(-8, 8, dtype=np.int8).reshape(4, 4), "scale": np.float32([0.1, 0.2, 0.3, 0.4]),
+        "zero": np.zeros(4, np.int8),
+    }  # fmt: skip
+    made = model(nodes, {"x": ("float", ["n", 4])}, {"y": "float"}, tensors)
+    network = read_onnx(made)
+    assert dict(network.module.named_buffers())["q"].dtype == torch.int8
+    x = random(3, 4)
+    np.testing.assert_allclose(network.outputs(torch.from_numpy(x))[0].numpy(), run(made, x=x)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_an_input_that_is_one_number_is_a_setting() -> None:

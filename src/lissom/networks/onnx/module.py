@@ -28,6 +28,9 @@ _CONSTANTS = "%constants"
 _SIZES = "%sizes"
 """The folder of calls that state sizes."""
 
+_MAKES_TENSORS = frozenset({"ConstantOfShape", "Expand", "Reshape", "Tile"})
+"""Operators that give a tensor of the sizes that they read, even where their result may be known."""
+
 _FEW = 64
 """Numbers; a longer constant is data and no list of sizes."""
 
@@ -49,7 +52,8 @@ class OnnxModule(nn.Module):
     Values live in numbered slots while the graph runs. Slot 0 is "no input". A slot is emptied after its last
     reader, so the memory in use is that of the live values. Where the file computes with one batch only, ``batch`` says
     which, and any other is run in pieces of it. ``origins`` says where in the file each tensor of the state stands, and
-    ``constants`` for each folded constant which value of the file it is, and of which shape.
+    ``constants`` for each folded constant which value of the file it is, and of which shape. ``readers`` says who reads
+    the tensors that the file shares although nothing ties them.
     """
 
     def __init__(self) -> None:
@@ -63,6 +67,7 @@ class OnnxModule(nn.Module):
         self.weights_only = False
         self.origins: dict[str, tuple[str, ...]] = {}
         self.constants: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self.readers: dict[str, tuple[str, int]] = {}
 
     def changed_constants(self) -> dict[str, Tensor]:
         """The folded constants that structure edits cut, by the name of the value in the file."""
@@ -186,6 +191,8 @@ class _Builder:
                 owner.register_buffer(attribute, tensor)
             self.module.state.append((owner, attribute, self.slot(name)))
             self.module.origins[names[name]] = self.plan.origins[name]
+            if name in self.plan.readers:
+                self.module.readers[names[name]] = self.plan.readers[name]
 
     def add_calls(self) -> None:
         self.module.inputs = [self.slot(name) for name in self.plan.inputs]
@@ -231,7 +238,8 @@ class _Builder:
         if not stated and not attributes:
             if source is None or not (positions or self.maybe_known & set(call.outputs)):
                 return function
-            if self.maybe_known & set(call.outputs):  # arithmetic on sizes: what reads it finds them where they are stated
+            if name not in _MAKES_TENSORS and self.maybe_known & set(call.outputs):
+                # Arithmetic on sizes: what reads the result finds them where they are stated.
                 self.size_sources.update(dict.fromkeys(call.outputs, source))
                 return function
         holder = SizedCall(function, stated, attributes)

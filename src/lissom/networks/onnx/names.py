@@ -50,6 +50,7 @@ def _escaped(piece: str) -> str:
 _PLAIN = nn.Module()
 _RESERVED = frozenset(
     {
+        "readers",
         "batch",
         "changed_constants",
         "constants",

@@ -29,6 +29,9 @@ from lissom.networks.onnx.values import Value, as_known, as_tensor
 
 __all__ = ["Call", "Plan", "make_plan"]
 
+LARGEST_UNIFORM = 1 << 16
+"""Elements of a vector that is looked at for being the same value throughout."""
+
 
 @dataclass
 class Call:
@@ -64,6 +67,8 @@ class Plan:
         unsupported: Operators without a function, with how often each stands in the graph.
         origins: Where each tensor of the file stands: its name there, after the branches that it lies in (the first
             output of their ``If``, and the side).
+        readers: For tensors that the file shares although nothing ties them: the node's first output, and the position
+            at which it reads them.
     """
 
     parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -74,6 +79,7 @@ class Plan:
     outputs: list[str] = field(default_factory=list)
     unsupported: Counter[str] = field(default_factory=Counter)
     origins: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    readers: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -120,6 +126,7 @@ class _Planner:
         self.branch_count = 0
         self.path: tuple[str, ...] = ()
         self.narrow: dict[str, int] = {}
+        self.uniform: set[str] = set()
         self.defined: set[str] = {""}
 
     def resolve(self, name: str) -> str:
@@ -162,7 +169,10 @@ class _Planner:
         """Sort a tensor of the file by what reads it."""
         name = self.resolve(original)
         self.plan.origins[name] = (*self.path, original)
-        role = role_of(tensor, self.consumers.get(original, []))
+        consumers = self.consumers.get(original, [])
+        role = role_of(tensor, consumers)
+        if role is not Role.CONSTANT and len(consumers) > 1 and not self.path and _is_uniform(tensor):
+            self.uniform.add(name)
         store = {Role.PARAMETER: self.plan.parameters, Role.BUFFER: self.plan.buffers, Role.CONSTANT: self.plan.constants}[role]
         store[name] = tensor
         self.defined.add(name)
@@ -172,6 +182,7 @@ class _Planner:
         for name in inputs:
             if name not in self.defined:
                 raise ModelRefused(f"{described(node)} reads {name!r} {_why_undefined(name, graph)}")
+        inputs = [self.own(name, node, position) if name in self.uniform else name for position, name in enumerate(inputs)]
         domain = domain_of(node.domain)
         special = _SPECIAL.get(node.op_type) if domain == "" else None
         if special is None or not special(self, node, inputs):
@@ -182,6 +193,19 @@ class _Planner:
             else:
                 self.add_call(node, entry, inputs)
         self.defined.update(self.resolve(name) for name in node.output if name)
+
+    def own(self, name: str, node: NodeProto, position: int) -> str:
+        """A vector of equal values for this reader alone: exporters store all zeros of one length once, and tie nothing by it."""
+        if self.path or node.op_type == "Identity":
+            return name
+        own = name if name not in self.plan.readers else f"{name}#{len(self.plan.readers)}"
+        self.plan.readers[own] = (node.output[0], position)
+        for store in (self.plan.parameters, self.plan.buffers):
+            if name in store:
+                store[own] = store[name] if own == name else store[name].clone()
+        self.plan.origins[own] = self.plan.origins[name]
+        self.defined.add(own)
+        return own
 
     def add_call(self, node: NodeProto, entry: Entry, inputs: list[str]) -> None:
         attributes = read_attributes(node, entry)
@@ -210,6 +234,10 @@ class _Planner:
             if name:
                 self.plan.constants[name] = as_tensor(value)
         return True
+
+
+def _is_uniform(tensor: Tensor) -> bool:
+    return tensor.ndim == 1 and 1 < len(tensor) <= LARGEST_UNIFORM and bool((tensor == tensor[0]).all())
 
 
 def _constant(planner: _Planner, node: NodeProto, _inputs: list[str]) -> bool:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from lissom.networks.onnx.values import Known
@@ -47,53 +46,51 @@ class SizedCall(nn.Module):
         super().__init__()
         self.function = function
         self._shapes = {position: (known.array.shape, known.dtype) for position, known in inputs.items()}
-        self._counts = {name: None if isinstance(value, int) else len(value) for name, value in attributes.items()}
+        self._held: dict[int | str, str | list[str]] = {}
         for position, known in inputs.items():
-            self._hold(f"input_{position}", known.list())
+            self._held[position] = self._hold(f"input_{position}", known.list())
         for name, value in attributes.items():
-            if isinstance(value, int):
-                setattr(self, name, value)
-            else:
-                self._hold(name, value)
-        self._before = self.numbers()
+            self._held[name] = self._hold(name, value)
+        self._stated = [name for name in self._held if isinstance(name, str)]
+        self._before = {key: self._read(key) for key in self._held}
+        self._made: dict[int, tuple[list[int], Known]] = {}
 
-    def _hold(self, stem: str, numbers: list[int]) -> None:
+    def _hold(self, stem: str, numbers: list[int] | int) -> str | list[str]:
+        """Set the attributes of these numbers; their names."""
+        if isinstance(numbers, int):
+            setattr(self, stem, numbers)
+            return stem
         for index, number in enumerate(numbers):
             setattr(self, f"{stem}_{index}", int(number))
+        return [f"{stem}_{index}" for index in range(len(numbers))]
 
-    def _read(self, stem: str, count: int) -> list[int]:
-        return [getattr(self, f"{stem}_{index}") for index in range(count)]
-
-    def numbers(self) -> dict[int | str, list[int] | int]:
+    def _read(self, key: int | str) -> Any:
         """What is stated now, by input position or attribute name."""
-        found: dict[int | str, list[int] | int] = {}
-        for position, (shape, _) in self._shapes.items():
-            found[position] = self._read(f"input_{position}", int(torch.Size(shape).numel()))
-        for name, count in self._counts.items():
-            found[name] = getattr(self, name) if count is None else self._read(name, count)
-        return found
+        names = self._held[key]
+        return getattr(self, names) if isinstance(names, str) else [getattr(self, name) for name in names]
 
     def changed(self) -> Sizes:
         """What is stated now and was not in the file."""
         return {
             key: self._known(key).tensor().numpy() if isinstance(key, int) else value
-            for key, value in self.numbers().items()
-            if value != self._before[key]
+            for key, before in self._before.items()
+            if (value := self._read(key)) != before
         }
 
     def _known(self, position: int) -> Known:
-        shape, dtype = self._shapes[position]
-        numbers = self._read(f"input_{position}", int(torch.Size(shape).numel()))
-        return Known(Known.of(numbers).array.reshape(shape), dtype)
+        numbers = self._read(position)
+        made = self._made.get(position)
+        if made is None or made[0] != numbers:  # a network runs often, and is edited rarely
+            shape, dtype = self._shapes[position]
+            made = self._made[position] = (numbers, Known(Known.of(numbers).array.reshape(shape), dtype))
+        return made[1]
 
     def forward(self, *values: Any) -> Any:
         """The call, with the numbers as they are now."""
         stated = list(values)
         for position in self._shapes:
             stated[position] = self._known(position)
-        if not self._counts:
-            return self.function(*stated)
-        return self.function(*stated, **{name: value for name, value in self.numbers().items() if isinstance(name, str)})
+        return self.function(*stated, **{name: self._read(name) for name in self._stated})
 
 
 def changed_sizes(module: nn.Module) -> dict[str, Sizes]:

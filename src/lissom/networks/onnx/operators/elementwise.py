@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lissom.networks.onnx.operators.dtypes import DTYPES, computed_as_int64
 from lissom.networks.onnx.table import operator
+from lissom.networks.onnx.values import Known
 
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin, "Asinh": torch.asinh, "Atan": torch.atan,
@@ -154,19 +155,19 @@ def bit_cast(x: Tensor, *, to: int) -> Tensor:
 
 
 @operator("CumSum")
-def cumulative_sum(x: Tensor, axis: Tensor, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+def cumulative_sum(x: Tensor, axis: Known, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
     """Running sum along an axis."""
     return _cumulative(torch.cumsum, x, axis, exclusive, reverse, 0)
 
 
 @operator("CumProd")
-def cumulative_product(x: Tensor, axis: Tensor, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+def cumulative_product(x: Tensor, axis: Known, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
     """Running product along an axis."""
     return _cumulative(torch.cumprod, x, axis, exclusive, reverse, 1)
 
 
-def _cumulative(function: Callable[..., Tensor], x: Tensor, axis: Tensor, exclusive: int, reverse: int, start: int) -> Tensor:
-    dim = int(axis)
+def _cumulative(function: Callable[..., Tensor], x: Tensor, axis: Known, exclusive: int, reverse: int, start: int) -> Tensor:
+    dim = int(axis.item())
     values = x.flip(dim) if reverse else x
     if exclusive:
         first = torch.full_like(values.narrow(dim, 0, 1), start)

@@ -170,6 +170,12 @@ def reshape(x: Known, target: Known, **_: int) -> Known | None:
     return Known(x.array.reshape(lengths), x.dtype) if all(map(_plain, lengths)) and 0 not in lengths else None
 
 
+@shape_rule("Transpose")
+def transpose(x: Known, *, perm: list[int] | None = None) -> Known:
+    """Axes in another order; exporters turn the ends of a Pad around with it."""
+    return Known(x.array.transpose(perm), x.dtype)
+
+
 @shape_rule("Where")
 def where(condition: Known, a: Known, b: Known) -> Known:
     """One number or the other."""
