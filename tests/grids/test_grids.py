@@ -12,7 +12,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lissom.errors import DataRefused, UsageError
-from lissom.grids import Affine, Binary, Cast, Codebook, FixedPoint, Grid, Half, Linear, MinMax, PowerOfTwo, RangeMapping, Ternary
+from lissom.grids import (
+    Affine,
+    Binary,
+    Cast,
+    Codebook,
+    FixedPoint,
+    Grid,
+    Half,
+    LearnedAffine,
+    Linear,
+    MinMax,
+    PowerOfTwo,
+    RangeMapping,
+    Ternary,
+)
 from lissom.grids.fitting import FITS, Wanted
 
 NAMES = sorted(FITS)
@@ -102,7 +116,9 @@ def _inside(grid: Grid, levels: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("binary", "ternary", "float16", "bfloat16")])
 def test_more_bits_are_not_worse(name: str) -> None:
     weight = torch.randn(16, 16)
-    errors = [float((FITS[name](weight, Wanted(bits=bits))(weight) - weight).square().mean()) for bits in (2, 3, 4, 6, 8)]
+    errors = [
+        float((FITS[name](weight, Wanted(bits=bits))(weight).detach() - weight).square().mean()) for bits in (2, 3, 4, 6, 8)
+    ]
     assert all(later <= earlier * 1.001 for earlier, later in pairwise(errors))
 
 
@@ -206,3 +222,18 @@ def test_powers_of_two_are_powers_of_two() -> None:
     size = weight.abs()[magnitudes > 0]
     inside = (size <= 2.0**grid.highest * 2**0.5) & (size >= 2.0 ** (grid.highest - grid.count + 1) / 2**0.5)
     assert bool((ratio[inside] <= 2**0.5 + 1e-5).all())
+
+
+def test_a_learned_step_moves_to_where_the_error_is_least() -> None:
+    weight = torch.randn(4, 200)
+    grid = LearnedAffine(torch.full((4, 1), 0.05), -7, 7)
+    optimizer = torch.optim.Adam(grid.parameters(), lr=0.02)
+    for _ in range(200):
+        optimizer.zero_grad()
+        (grid(weight) - weight).square().mean().backward()
+        optimizer.step()
+    errors = [
+        (Affine(grid.scale.detach() * f, torch.zeros(4, 1), -7, 7)(weight) - weight).square().mean() for f in (0.8, 1, 1.25)
+    ]
+    assert float(errors[1]) < min(float(errors[0]), float(errors[2]))
+    assert torch.equal(grid(weight), grid.values(grid.levels(weight)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy as copying
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,27 +66,44 @@ class Layer:
         places = self.rows(torch.arange(like.numel()).reshape(like.shape)).flatten()
         return torch.empty_like(like).flatten().index_copy_(0, places, rows.flatten().to(like.dtype)).reshape(like.shape)
 
-    def inputs(self, batch: int) -> Tensor:
-        """The inputs of each output position in a batch: [groups, positions, inputs of an output]."""
-        x: Tensor = self.walk.values[batch][self.node.args[0]]  # type: ignore[index]
-        if not self.kind.startswith("conv"):
-            return x.reshape(1, -1, x.shape[-1])
-        arguments = self._arguments()
-        sizes = {name: list(arguments[name]) for name in ("stride", "dilation")}
-        kernel = list(self.walk.shape(self.weight_node)[2:])
-        x, padding = _padded(x, arguments["padding"], kernel, sizes["dilation"], sizes["stride"])
-        if x.ndim == 3:
-            x, kernel, padding = x.unsqueeze(2), [1, *kernel], [0, *padding]
-            sizes = {name: [1, *value] for name, value in sizes.items()}
-        patches = F.unfold(x, (*kernel,), dilation=(*sizes["dilation"],), padding=(*padding,), stride=(*sizes["stride"],))
-        apart = patches.reshape(len(x), self.groups, -1, patches.shape[-1])
-        return apart.permute(1, 0, 3, 2).flatten(1, 2)
-
-    def outputs(self, batch: int) -> Tensor:
-        """What the call gives in a batch: [groups, positions, outputs of a group]."""
+    def positions(self, batch: int) -> int:
+        """How many output positions there are in a batch: samples, times places of the kernel or of the sequence."""
         y: Tensor = self.walk.compute(self.node, batch)
-        flat = y.flatten(2).transpose(1, 2) if self.kind.startswith("conv") else y
-        return flat.reshape(-1, self.groups, flat.shape[-1] // self.groups).transpose(0, 1)
+        return y.numel() // y.shape[1 if self.is_convolution else -1]
+
+    def inputs(self, batch: int, chosen: Tensor) -> Tensor:
+        """The inputs of these output positions in a batch: [groups, positions, inputs of an output]."""
+        x: Tensor = self.walk.values[batch][self.node.args[0]]  # type: ignore[index]
+        if not self.is_convolution:
+            return x.reshape(-1, x.shape[-1])[chosen][None]
+        arguments = self._arguments()
+        places = self.walk.compute(self.node, batch).shape[2:]
+        kernel = self.walk.shape(self.weight_node)[2:]
+        x = _padded(x, arguments["padding"], kernel, arguments["dilation"])
+        sample, rest = chosen // math.prod(places), chosen % math.prod(places)
+        index: list[Tensor] = []
+        for axis, length in enumerate(places):
+            below = math.prod(places[axis + 1 :])
+            first = rest // below % length * arguments["stride"][axis]
+            taps = first[:, None] + torch.arange(kernel[axis]) * arguments["dilation"][axis]
+            index.append(taps.reshape(len(chosen), *[-1 if other == axis else 1 for other in range(len(places))]))
+        # Only what the chosen positions read is ever copied: [positions, kernel, channels].
+        patches = x.movedim(1, -1)[(sample.reshape(-1, *[1] * len(places)), *index)]
+        return patches.movedim(-1, 1).reshape(len(chosen), self.groups, -1).transpose(0, 1)
+
+    def outputs(self, batch: int, chosen: Tensor) -> Tensor:
+        """What the call gives at these positions: [groups, positions, outputs of a group]."""
+        y: Tensor = self.walk.compute(self.node, batch)
+        flat = y.movedim(1, -1) if self.is_convolution else y
+        if self.is_convolution:
+            places = torch.unravel_index(chosen, flat.shape[:-1])
+            return flat[places].reshape(len(chosen), self.groups, -1).transpose(0, 1)
+        return flat.reshape(-1, flat.shape[-1])[chosen][None]
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether channels come second, and positions are places of a kernel."""
+        return self.kind.startswith("conv")
 
     def _arguments(self) -> dict[str, Any]:
         schema: Any = self.node.target._schema  # type: ignore[union-attr]  # noqa: SLF001
@@ -213,7 +231,7 @@ class Walk:
         bias = node.args[2] if len(node.args) > 2 and not kind.startswith(("matmul", "mm")) else self._added(node)
         name = self.names.get(bias) if isinstance(bias, fx.Node) else None
         layer = Layer(self.names[source], name, self, node, weight)
-        layer.groups = layer._arguments()["groups"] if kind.startswith("conv") else 1  # noqa: SLF001
+        layer.groups = layer._arguments()["groups"] if layer.is_convolution else 1  # noqa: SLF001
         return layer
 
     def _added(self, node: fx.Node) -> fx.Node | None:
@@ -241,12 +259,11 @@ def _last_readers(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     return found
 
 
-def _padded(x: Tensor, padding: Any, kernel: list[int], dilation: list[int], stride: list[int]) -> tuple[Tensor, list[int]]:
-    """The input and the amounts that unfolding must still add."""
-    if not isinstance(padding, str):
-        return x, list(padding)
-    if padding == "valid" or any(step != 1 for step in stride):
-        return x, [0] * len(kernel)
-    ends = [amount for size, reach in zip(kernel, dilation, strict=True) for amount in [(size - 1) * reach]]
-    pads = [part for amount in reversed(ends) for part in (amount // 2, amount - amount // 2)]
-    return F.pad(x, pads), [0] * len(kernel)
+def _padded(x: Tensor, padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """The input with the zeros that the convolution adds around it."""
+    if padding == "valid":
+        return x
+    if padding == "same":
+        reach = [(size - 1) * step for size, step in zip(kernel, dilation, strict=True)]
+        return F.pad(x, [end for amount in reversed(reach) for end in (amount // 2, amount - amount // 2)])
+    return F.pad(x, [end for amount in reversed(padding) for end in (amount, amount)])

@@ -7,17 +7,19 @@ one layer, however many samples are streamed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lissom.calibrate.layers import Layer
 
 __all__ = ["ROUNDINGS", "Lattice", "Statistics", "adaround", "gptq", "nearest", "refitted", "statistics"]
 
-ROWS_PER_UNKNOWN = 16
+ROWS_PER_UNKNOWN = 8
 LEAST_ROWS = 4096
 DAMPING = 0.01
 """Added to the diagonal of H, relative to its mean (GPTQ's choice)."""
@@ -47,12 +49,11 @@ def statistics(layer: Layer, wanted: Layer, seed: int = 0) -> Statistics:
     square = mixed = torch.zeros(())
     count = 0
     for batch in range(batches):
-        x, y = layer.inputs(batch), wanted.outputs(batch)
-        most = max(ROWS_PER_UNKNOWN * x.shape[2], LEAST_ROWS) // batches + 1
-        chosen = torch.randperm(x.shape[1], generator=generator)[:most]
-        x = torch.nn.functional.pad(x[:, chosen], (0, 1), value=1.0)
+        wanted_rows = max(ROWS_PER_UNKNOWN * math.prod(layer.walk.shape(layer.weight_node)[1:]), LEAST_ROWS) // batches + 1
+        chosen = torch.randperm(layer.positions(batch), generator=generator)[:wanted_rows]
+        x = F.pad(layer.inputs(batch, chosen), (0, 1), value=1.0)
         square = square + (x.transpose(1, 2) @ x).double()
-        mixed = mixed + (y[:, chosen].transpose(1, 2) @ x).double()
+        mixed = mixed + (wanted.outputs(batch, chosen).transpose(1, 2) @ x).double()
         count += len(chosen)
     mean, answer = square[:, :-1, -1] / count, mixed[:, :, -1] / count
     return Statistics(

@@ -7,6 +7,7 @@ from lissom.grids.codebook import Codebook
 from lissom.grids.double_linear import DoubleLinear
 from lissom.grids.fixed_point import FixedPoint
 from lissom.grids.half import Half
+from lissom.grids.learned_affine import LearnedAffine
 from lissom.grids.learnt_step import LearntStep
 from lissom.grids.linear import Linear
 from lissom.grids.min_max import MinMax
@@ -24,6 +25,7 @@ __all__ = [
     "FixedPoint",
     "Grid",
     "Half",
+    "LearnedAffine",
     "LearntStep",
     "Linear",
     "MinMax",

@@ -14,6 +14,7 @@ from lissom.grids.binary import Binary
 from lissom.grids.double_linear import DoubleLinear
 from lissom.grids.fixed_point import FixedPoint
 from lissom.grids.half import Half
+from lissom.grids.learned_affine import LearnedAffine
 from lissom.grids.linear import Linear
 from lissom.grids.min_max import MinMax
 from lissom.grids.nested import NestedScales
@@ -57,6 +58,10 @@ def _affine(weight: Tensor, wanted: Wanted) -> Affine:
     )
 
 
+def _learned(weight: Tensor, wanted: Wanted) -> LearnedAffine:
+    return LearnedAffine.fit(weight, bits=wanted.bits, channel_axis=wanted.channel_axis, group=wanted.group, range=wanted.range)
+
+
 def _range_mapping(weight: Tensor, wanted: Wanted) -> RangeMapping:
     """Onto the signed integers of so many bits."""
     return RangeMapping.fit(weight, onto=(-(2 ** (wanted.bits - 1)), 2 ** (wanted.bits - 1) - 1))
@@ -68,6 +73,7 @@ def _nested(weight: Tensor, wanted: Wanted) -> NestedScales:
 
 FITS: dict[str, Callable[[Tensor, Wanted], Grid]] = {
     "affine": _affine,
+    "learned-affine": _learned,
     "linear": lambda weight, wanted: Linear.fit(weight, bits=wanted.bits, rounding=wanted.rounding),
     "min-max": lambda weight, wanted: MinMax.fit(weight, bits=wanted.bits),
     "range-mapping": _range_mapping,

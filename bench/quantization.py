@@ -1,0 +1,428 @@
+"""[quantization]: lissom beside ONNX Runtime's quantizer and NNCF, on the same calibration inputs and one thread.
+
+    LAB=lab python bench/quantization.py                  # every row; a stopped run goes on where it was
+    LAB=lab python bench/quantization.py --only lite0     # rows of one network: lite0, minilm, resnet20, trained
+    python bench/quantization.py --quick                  # ResNet-20's rows on few images
+
+Networks and data: see the README beside the shared data. EfficientNet-lite0: of 500 photos, those whose number is k modulo 5
+calibrate and the other 400 report, for k = 0 … 4. MiniLM: sentences alike. ResNet-20: 512 training images calibrate, and
+the 10,000 test images report. Peers get their best: of every setting that is tried, the one with the least error on the very
+photos that report. Needs onnxruntime; NNCF runs in an environment of its own (NNCF_PYTHON, its python; its rows are skipped
+without).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+import structured
+from harness import ROOT, Bench, arguments, shared
+from lissom import edits
+from lissom.data import Arrays, Data
+from lissom.deploy import Deploy, deploy, verify
+from lissom.deploy.verify import agreement
+from lissom.job import Job
+from lissom.measure.latency import time_in_turns
+from lissom.measure.metrics import default_metric
+from lissom.network import Network
+from lissom.quantize.activations import QuantizeActivations
+from lissom.quantize.rounding import RoundWeights
+from lissom.quantize.weights import QuantizeWeights
+from lissom.recipe import Recipe
+from lissom.runtimes import open_file
+from lissom.train.distill import Distill
+from lissom.train.finetune import Finetune, Optimizer
+from lissom.train.losses import default_loss
+
+Array = npt.NDArray[Any]
+SPLITS = 5
+BATCH = 20
+CALLS = 200
+NNCF_PYTHON = os.environ.get("NNCF_PYTHON", "/tmp/peers/nncf/bin/python")
+TARGET = "onnxruntime-cpu"
+
+
+def probe(name: str) -> Any:
+    """A network's definition and data, from the shared folder."""
+    folder = shared("networks")
+    os.environ.setdefault("LAB", str(ROOT / "lab"))
+    if not Path(os.environ["LAB"], "pkgs").exists():
+        print(f"skipped: {os.environ['LAB']}/pkgs is missing; run  {folder}/{name}/get.sh {os.environ['LAB']}")
+        sys.exit(0)
+    sys.path.insert(0, str(folder))
+    import probelib
+
+    return probelib.load(folder / name)
+
+
+@functools.cache
+def lite0() -> tuple[Network, tuple[Array, ...]]:
+    found = probe("efficientnet_lite0")
+    pixels = found.data()[0]
+    return Network(found.model(), (torch.from_numpy(pixels[:2]),)), (pixels,)
+
+
+@functools.cache
+def minilm() -> tuple[Network, tuple[Array, ...]]:
+    """The network, and 600 sentences that are padded to one length."""
+    found = probe("all_minilm_l6_v2")
+    import text
+
+    sentences = list(dict.fromkeys(sentence for pair in text.sts()[:2] for sentence in pair))[:600]
+    ids, mask = text.batch(sentences)
+    network = Network(
+        found.model(),
+        tuple(torch.from_numpy(array[:2]) for array in (ids, mask)),
+        input_names=("ids", "mask"),
+        dynamic_axes={"ids": {1: "length"}, "mask": {1: "length"}},
+    )
+    return network, (ids, mask)
+
+
+def divergences(expected: Array, got: Array) -> Array:
+    """KL(expected || got) of the softmax of logits, in nats, for each sample."""
+    p, q = (torch.from_numpy(logits.astype(np.float64)).log_softmax(1) for logits in (expected, got))
+    return (p.exp() * (p - q)).sum(1).numpy()
+
+
+def cosine_errors(expected: Array, got: Array) -> Array:
+    """1 - cosine for each sample."""
+    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
+    return 1 - (expected.astype(np.float64) * got).sum(1) / lengths
+
+
+ERRORS: dict[str, Callable[[Array, Array], Array]] = {"lite0": divergences, "minilm": cosine_errors}
+NETWORKS = {"lite0": lite0, "minilm": minilm}
+
+
+def split_of(samples: tuple[Array, ...], number: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Calibration inputs and those that report."""
+    places = np.arange(len(samples[0])) % SPLITS == number
+    return tuple(part[places] for part in samples), tuple(part[~places] for part in samples)
+
+
+def job_for(network: Network, samples: tuple[Array, ...]) -> Job:
+    data = Data.of(Arrays(samples), seed=0)
+    every = dataclasses.replace(data.calibration, numbers=np.arange(len(samples[0])))
+    data = dataclasses.replace(data, calibration=every)
+    return Job(data=data, loss=default_loss(data), metric=default_metric(data), teacher=network)
+
+
+def answers(file: bytes | str | Path, samples: tuple[Array, ...], **options: Any) -> Array:
+    session = open_file(file, **options)
+    parts = range(0, len(samples[0]), BATCH)
+    return np.concatenate([session(*(part[start : start + BATCH] for part in samples))[0] for start in parts])
+
+
+# --- lissom
+
+
+RECIPES: dict[str, Recipe] = {
+    "W8A8": Recipe((QuantizeActivations(target=TARGET), RoundWeights(bits=8))),
+    "W4A8": Recipe((QuantizeActivations(types="U8S4", target=TARGET), RoundWeights(bits=4))),
+    "W4A4": Recipe((QuantizeActivations(types="U4S4", target=TARGET, samples=256), RoundWeights(bits=4, samples=256))),
+    "W2A4": Recipe((QuantizeActivations(types="U4S4", target=TARGET, samples=256), RoundWeights(bits=2, samples=256))),
+}
+
+
+def by_lissom(name: str, network: Network, samples: tuple[Array, ...]) -> bytes:
+    """The file that a recipe gives, proved."""
+    made = RECIPES[name].apply(network, job_for(network, samples))
+    deployed = deploy(made)
+    verify(deployed, made, [tuple(part[:32] for part in samples)])
+    return deployed.to_bytes()
+
+
+# --- peers
+
+
+class Reader:
+    """Calibration inputs as onnxruntime.quantization takes them."""
+
+    def __init__(self, names: Sequence[str], samples: tuple[Array, ...]) -> None:
+        self.names, self.samples = names, samples
+        self.rewind()
+
+    def rewind(self) -> None:
+        self.rest = iter(range(len(self.samples[0])))
+
+    def get_next(self) -> dict[str, Array] | None:
+        number = next(self.rest, None)
+        if number is None:
+            return None
+        return {name: part[number : number + 1] for name, part in zip(self.names, self.samples, strict=True)}
+
+
+def by_onnxruntime(source: Path, network: Network, samples: tuple[Array, ...], folder: Path) -> dict[str, bytes]:
+    """quantize_static after its own preparation: integer types, granularity, and range methods."""
+    from onnxruntime import quantization as q
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = folder / "prepared.onnx"
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    files = {}
+    for types in ("U8S8", "S8S8"):
+        for method in ("MinMax", "Percentile"):
+            out = folder / f"{types}-{method}.onnx"
+            q.quantize_static(
+                str(prepared), str(out), Reader(network.input_names, samples), quant_format=q.QuantFormat.QDQ, per_channel=True,
+                activation_type=q.QuantType.QUInt8 if types[0] == "U" else q.QuantType.QInt8, weight_type=q.QuantType.QInt8,
+                calibrate_method=getattr(q.CalibrationMethod, method),
+                extra_options={"ActivationSymmetric": types[0] == "S", "CalibPercentile": 99.99},
+            )  # fmt: skip
+            files[f"onnxruntime {types} {method}"] = out.read_bytes()
+    return files
+
+
+NNCF = """
+import sys, numpy as np, onnx, nncf
+source, arrays, out, kind, bias = sys.argv[1:]
+data = np.load(arrays); names = list(data); n = len(data[names[0]])
+items = [{name: data[name][i:i + 1] for name in names} for i in range(n)]
+extra = {"model_type": nncf.ModelType.TRANSFORMER} if kind == "minilm" else {}
+model = nncf.quantize(onnx.load(source), nncf.Dataset(items), subset_size=n, preset=nncf.QuantizationPreset.MIXED,
+                      fast_bias_correction=bias == "fast", **extra)
+onnx.save(model, out)
+"""
+
+
+def by_nncf(kind: str, source: Path, network: Network, samples: tuple[Array, ...], folder: Path) -> dict[str, bytes]:
+    """nncf.quantize on the ONNX file, with its quick and its accurate bias correction."""
+    if not Path(NNCF_PYTHON).exists():
+        return {}
+    np.savez(folder / "inputs.npz", **dict(zip(network.input_names, samples, strict=True)))
+    files = {}
+    for bias in ("fast", "accurate"):
+        out = folder / f"nncf-{bias}.onnx"
+        done = subprocess.run(
+            [NNCF_PYTHON, "-c", NNCF, str(source), str(folder / "inputs.npz"), str(out), kind, bias],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode == 0:
+            files[f"nncf {bias}"] = out.read_bytes()
+        else:
+            print("nncf:", done.stderr.strip().splitlines()[-1:], flush=True)
+    return files
+
+
+# --- rows
+
+
+def int8_row(kind: str, number: int) -> dict[str, Any]:
+    """One split: errors of every file on the samples that report, and what it took to make them."""
+    import time
+
+    torch.set_num_threads(1)
+    network, samples = NETWORKS[kind]()
+    seen, unseen = split_of(samples, number)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = folder / "float.onnx"
+        deploy(network).save(source)
+        expected = answers(source, unseen)
+        clock = time.process_time()
+        files = {"lissom": by_lissom("W8A8", network, seen)}
+        seconds = {"lissom": time.process_time() - clock}
+        clock = time.process_time()
+        files |= by_onnxruntime(source, network, seen, folder)
+        seconds["onnxruntime"] = (time.process_time() - clock) / 4
+        files |= by_nncf(kind, source, network, seen, folder)
+    errors = {tool: ERRORS[kind](expected, answers(file, unseen)) for tool, file in files.items()}
+    best = min((tool for tool in files if tool != "lissom"), key=lambda tool: errors[tool].mean())
+    ratio, bound = paired(errors["lissom"], errors[best])
+    return {
+        "errors": {tool: float(found.mean()) for tool, found in errors.items()},
+        "best_peer": best,
+        "ratio": ratio,
+        "ratio_95": bound,
+        "latency": latency(files, tuple(part[:1] for part in unseen)) if number == 0 else {},
+        "bytes": {tool: len(file) for tool, file in files.items()},
+        "cpu_seconds": seconds,
+    }
+
+
+def paired(ours: Array, theirs: Array, draws: int = 2000) -> tuple[float, float]:
+    """The ratio of mean errors, and its one-sided 95 % bound by resampling the same samples for both."""
+    places = np.random.default_rng(0).integers(0, len(ours), (draws, len(ours)))
+    ratios = ours[places].mean(1) / theirs[places].mean(1)
+    return float(ours.mean() / theirs.mean()), float(np.quantile(ratios, 0.95))
+
+
+def latency(files: dict[str, bytes], sample: tuple[Array, ...]) -> dict[str, float]:
+    """10th percentiles in ms, in turns, one thread."""
+    sessions = {tool: open_file(file) for tool, file in files.items()}
+    timed = time_in_turns({tool: functools.partial(session, *sample) for tool, session in sessions.items()}, calls=CALLS)
+    return {tool: round(found.p10 * 1e3, 4) for tool, found in timed.items()}
+
+
+def agreement_row(number: int) -> dict[str, Any]:
+    """EfficientNet-lite0 in W4A8: agreement with float, beside rounding to nearest."""
+    torch.set_num_threads(1)
+    network, samples = lite0()
+    seen, unseen = split_of(samples, number)
+    expected = answers(deploy(network).to_bytes(), unseen)
+    file = by_lissom("W4A8", network, seen)
+    nearest = deploy(
+        network, Deploy(precision="int8", types="U8S4", target=TARGET), [(part,) for part in np.array_split(seen[0], 4)]
+    )
+    return {
+        "agreement": agreement(answers(file, unseen), expected),
+        "agreement_of_nearest": agreement(answers(nearest.to_bytes(), unseen), expected),
+        "bytes": len(file),
+        "recipe": RECIPES["W4A8"].in_words(),
+    }
+
+
+def resnet_row(name: str, *, quick: bool) -> dict[str, Any]:
+    """ResNet-20's test accuracy, computed on the QDQ file, without training."""
+    torch.set_num_threads(1)
+    network = structured.original()
+    job, _ = structured.make_job(0, network.preprocess, quick=quick)  # type: ignore[arg-type]
+    test = [(inputs[0].numpy(), labels.numpy()) for inputs, labels in job.data.test.batches(100)]
+    made = RECIPES[name].apply(network, job)
+    deployed = deploy(made)
+    parity = verify(deployed, made, [job.data.calibration.first(64)[0]])
+    before, after = (accuracy(file, test) for file in (deploy(network).to_bytes(), deployed.to_bytes()))
+    return {
+        "accuracy_before": before,
+        "accuracy": after,
+        "drop": round(100 * (before - after), 3),
+        "bytes": len(deployed.to_bytes()),
+        "parity_cosine": parity.cosine,
+        "recipe": RECIPES[name].in_words(),
+    }
+
+
+TRAINED = Recipe((
+    *RECIPES["W4A4"].steps,
+    Finetune(
+        epochs=4, learning_rate=0.005, batch_size=64, distill=Distill(temperature=4.0, weight=0.7),
+        optimizer=Optimizer(name="SGD", warmup=0.05, options={"momentum": 0.9}),
+    ),
+))  # fmt: skip
+
+
+def trained_row(*, quick: bool) -> dict[str, Any]:
+    """The same graph, trained as it is deployed: weights through their grids, steps of activations too."""
+    torch.set_num_threads(1)
+    network = structured.original()
+    job, validation = structured.make_job(0, network.preprocess, quick=quick)  # type: ignore[arg-type]
+    job = dataclasses.replace(job, teacher=network)
+    if not quick:
+        folder = ROOT / "bench" / "cache" / "quantization-trained"
+        folder.mkdir(parents=True, exist_ok=True)
+        job = dataclasses.replace(job, checkpoints=folder)
+    test = [(inputs[0].numpy(), labels.numpy()) for inputs, labels in job.data.test.batches(100)]
+    made = TRAINED.apply(network, job)
+    deployed = deploy(made)
+    before, after = (accuracy(file, test) for file in (deploy(network).to_bytes(), deployed.to_bytes()))
+    return {
+        "accuracy_before": before,
+        "accuracy": after,
+        "drop": round(100 * (before - after), 3),
+        "validation_accuracy": structured.accuracy(made, validation, job),
+        "bytes": len(deployed.to_bytes()),
+        "recipe": TRAINED.in_words(),
+    }
+
+
+def accuracy(file: bytes, test: list[tuple[Array, Array]]) -> float:
+    session = open_file(file)
+    right = [(session(inputs)[0].argmax(1) == labels).sum() for inputs, labels in test]
+    return float(sum(right) / sum(len(labels) for _, labels in test))
+
+
+def int4_row(number: int) -> dict[str, Any]:
+    """MiniLM with 4-bit weights alone, in groups of 32: by data, beside rounding to nearest."""
+    torch.set_num_threads(1)
+    network, samples = minilm()
+    seen, unseen = split_of(samples, number)
+    expected = answers(deploy(network).to_bytes(), unseen)
+    job = job_for(network, seen)
+    only = ("layers.*",)
+    found: dict[str, Any] = {}
+    for name, step in (
+        ("gptq", RoundWeights(bits=4, granularity=32, include=only)),
+        ("nearest", QuantizeWeights(bits=4, granularity=32, include=only)),
+    ):
+        made = step.apply(network, job)
+        file = deploy(edits.copy(made)).to_bytes()
+        found[f"error_{name}"] = float(cosine_errors(expected, answers(file, unseen)).mean())
+        found[f"bytes_{name}"] = len(file)
+        found[f"kernels_{name}"] = kernels(file)
+    return found | {"ratio": found["error_gptq"] / found["error_nearest"]}
+
+
+def kernels(file: bytes) -> int:
+    """How many products ONNX Runtime computes by MatMulNBits."""
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = f"{folder}/optimized.onnx"
+        onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return sum(node.op_type == "MatMulNBits" for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Means over the splits, once all are there."""
+    by_key: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        by_key.setdefault((row["network"], row["what"]), []).append(row)
+
+    def mean(network: str, what: str, field: str, needed: int) -> float | None:
+        found = [row[field] for row in by_key.get((network, what), ())]
+        return round(float(np.mean(found)), 4) if len(found) >= needed else None
+
+    timed = next((row["latency"] for row in by_key.get(("lite0", "int8"), ()) if row["latency"]), None)
+    fastest = None if timed is None else min(ms for tool, ms in timed.items() if tool != "lissom")
+    return {
+        "lite0_int8_divergence_ratio": mean("lite0", "int8", "ratio", SPLITS),
+        "lite0_int8_divergence_ratio_95": mean("lite0", "int8", "ratio_95", SPLITS),
+        "lite0_int8_latency_ratio": None if timed is None or fastest is None else round(timed["lissom"] / fastest, 4),
+        "minilm_int8_error_ratio": mean("minilm", "int8", "ratio", SPLITS),
+        "minilm_int4_error_ratio": mean("minilm", "int4", "ratio", SPLITS),
+        "lite0_w4a8_agreement": mean("lite0", "W4A8", "agreement", SPLITS),
+        "resnet20_w4a4_drop": mean("resnet20", "W4A4", "drop", 1),
+        "resnet20_w4a4_trained_drop": mean("trained", "W4A4", "drop", 1),
+    }
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=["lite0", "minilm", "resnet20", "trained"], nargs="+")
+    parser.add_argument("--splits", type=int, nargs="+", default=list(range(SPLITS)))
+    options = parser.parse_args()
+    bench = Bench("quantization", figures, quick=options.quick)
+    chosen = ["resnet20"] if options.quick else options.only or ["resnet20", "lite0", "minilm"]
+    if "resnet20" in chosen:
+        for name in ("W4A4",) if options.quick else RECIPES:
+            bench.row({"network": "resnet20", "what": name}, functools.partial(resnet_row, name, quick=options.quick))
+    if "trained" in chosen:
+        bench.row({"network": "trained", "what": "W4A4"}, functools.partial(trained_row, quick=options.quick))
+    for number in () if options.quick else options.splits:
+        for kind in ("lite0", "minilm"):
+            if kind in chosen:
+                bench.row({"network": kind, "what": "int8", "split": number}, functools.partial(int8_row, kind, number))
+        if "lite0" in chosen:
+            bench.row({"network": "lite0", "what": "W4A8", "split": number}, functools.partial(agreement_row, number))
+        if "minilm" in chosen:
+            bench.row({"network": "minilm", "what": "int4", "split": number}, functools.partial(int4_row, number))
+    print(bench.save())
+
+
+if __name__ == "__main__":
+    main()
