@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,10 @@ from lissom.job import Job
 from lissom.measure.metrics import default_metric
 from lissom.network import Network
 from lissom.train.losses import default_loss
+
+# A first call loads rooms, and a busy machine is slow: what takes long is no failure.
+hypothesis.settings.register_profile("lissom", deadline=None)
+hypothesis.settings.load_profile("lissom")
 
 SHARED = Path(os.environ.get("LISSOM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lissom.errors import UsageError
 
-__all__ = ["current_folder_first", "load_callable", "names_callable"]
+__all__ = ["callable_name", "current_folder_first", "load_callable", "names_callable"]
 
 
 def names_callable(text: str) -> bool:
@@ -52,6 +52,17 @@ def load_callable(name: str) -> Callable[..., Any]:
     if not callable(found):
         raise UsageError(f"{name!r} is no callable but of type {type(found).__name__}: name a function or a class")
     return found  # type: ignore[no-any-return]
+
+
+def callable_name(value: Callable[..., Any]) -> str:
+    """The name under which :func:`load_callable` finds a function or a class again; of any other callable, that of its type.
+
+    >>> import math
+    >>> callable_name(math.sqrt)
+    'math:sqrt'
+    """
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 @contextmanager

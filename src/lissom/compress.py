@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from lissom import edits
-from lissom.data import load_data
+from lissom.callables import callable_name
+from lissom.data import Split, load_data
 from lissom.deploy.keras import deploy_keras
-from lissom.errors import DeployFailed, LimitNotMet, LissomError, UsageError
+from lissom.errors import DeployFailed, LimitNotMet, ModelRefused, UsageError
 from lissom.evidence import gather
 from lissom.files import fingerprint, write_bytes
 from lissom.job import Job, OutOfTime, Progress, Silent, Step
@@ -28,8 +29,9 @@ from lissom.measure.metrics import Metric, as_metric, default_metric
 from lissom.network import Network
 from lissom.networks import open_network
 from lissom.recipe import Recipe
+from lissom.report.record import Limit, MetricFigures, Record
 from lissom.report.record import Parity as RecordedParity
-from lissom.report.record import Record
+from lissom.report.wording import byte_text, ms_text, spread_text
 from lissom.result import Result
 from lissom.search.bisection import Candidate, Fixed, Search
 from lissom.search.curve import Curve
@@ -40,6 +42,8 @@ from lissom.search.workspace import Workspace, open_workspace
 from lissom.train.losses import default_loss
 
 __all__ = ["Options", "compress", "plan", "raise_if_short"]
+
+FINGERPRINTED = 256  # samples of each split that tell one data set from another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,12 @@ class Options:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; it must be one of {known}")
         if self.curve and (self.goal != "size" or self.recipe is not None):
             raise UsageError("curve trains for the goal size by recipes of its own: leave goal and recipe out")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(
+                f"device is {self.device!r}, which torch cannot use here ({str(error).splitlines()[0]}): take cpu"
+            ) from error
 
     @property
     def limits(self) -> Limits:
@@ -178,7 +188,10 @@ def plan(network: Network | nn.Module | str, data: Any, *, out: str | Path | Non
 def _prepare(network: Network | nn.Module | str, data: Any, settings: Options) -> tuple[Network, Job]:
     """Open the network and the data, check that they fit, and put together what steps share."""
     opened = open_any(network, data=data) if isinstance(network, str) else open_network(network, data=data)
-    samples = load_data(data, opened, seed=settings.seed, task=settings.task)
+    if any(tensor.dtype == torch.bfloat16 for tensor in opened.example_inputs):
+        raise ModelRefused("the network takes bfloat16, which the runtimes do not take as input: give it as  module.float()")
+    own_targets = settings.loss is not None and settings.metric is not None  # then the targets are the user's business
+    samples = load_data(data, opened, seed=settings.seed, task=settings.task, check_targets=not own_targets)
     return opened, Job(
         data=samples,
         loss=settings.loss or default_loss(samples),
@@ -203,24 +216,31 @@ def _searches(network: Network, job: Job, settings: Options) -> tuple[Search, ..
 
 def _fingerprint(network: Network, job: Job, settings: Options) -> str:
     """Of everything that the result depends on; the time limit is left out, so that a run may be given more."""
-    state = {
-        name: fingerprint(tensor=tensor.cpu().numpy().tobytes()) for name, tensor in edits.state_dict(network.module).items()
-    }
-    first = {
-        split.name: [len(split), *(fingerprint(tensor=tensor.numpy().tobytes()) for tensor in split.first(16)[0])]
-        for split in (job.data.train, job.data.validation, job.data.test)
-    }
+    state = {name: _tensor_mark(tensor) for name, tensor in edits.state_dict(network.module).items()}
+    splits = {split.name: [len(split), *_data_marks(split)] for split in (job.data.train, job.data.validation, job.data.test)}
     limits = settings.limits
     return fingerprint(
         state=state,
-        data=first,
+        data=splits,
         limits=[limits.max_drop, limits.max_size, limits.max_latency],
         goal=[settings.goal, settings.shipped, settings.seed, settings.device],
         recipe=None if settings.recipe is None else Recipe.of(settings.recipe).to_dict(),
         task=[job.data.task, job.metric.name, *(["curve"] if settings.curve else [])],
+        own=[None if own is None else callable_name(own) for own in (settings.loss, settings.train)],
         versions=versions(),
         threads=torch.get_num_threads(),
     )
+
+
+def _tensor_mark(tensor: torch.Tensor) -> str:
+    return fingerprint(shape=list(tensor.shape), bits=tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
+def _data_marks(split: Split) -> list[str]:
+    """Of samples spread over the whole split: looking at all would take long where each is a file to be decoded."""
+    step = max(1, len(split) // FINGERPRINTED)
+    inputs, targets = dataclasses.replace(split, numbers=split.numbers[::step]).first(FINGERPRINTED)
+    return [_tensor_mark(tensor) for tensor in (*inputs, *([] if targets is None else [targets]))]
 
 
 class _Compression:
@@ -272,7 +292,7 @@ class _Compression:
         best = choose([outcome for _, outcome in self.outcomes], self.limits, self.settings.goal, self.settings.shipped)
         if best is None:
             reasons = "; ".join(f"{outcome.name}: {outcome.refused_because}" for _, outcome in self.outcomes)
-            raise LissomError(f"no candidate gave a file that can be handed over: {reasons}")
+            raise DeployFailed(f"no candidate gave a file that can be handed over: {reasons}")
         return next(candidate for candidate, outcome in self.outcomes if outcome is best)
 
     def _hand_over(self, chosen: Candidate, stopped_early: bool) -> Result:
@@ -328,10 +348,9 @@ def raise_if_short(result: Result) -> None:
 
     The files are there; the message says which limit failed, and by how much.
     """
-    short = [limit for limit in result.record.limits if not limit.met]
-    if short:
-        told = "; ".join(f"{limit.name} is {limit.measured:.6g}, the limit {limit.limit:.6g}" for limit in short)
-        raise LimitNotMet(f"no candidate met every limit: {told}. The closest result was written")
+    told = [_exceeded(limit, result.record.metric) for limit in result.record.limits if not limit.met]
+    if told:
+        raise LimitNotMet(f"no candidate met every limit: {'; '.join(told)}. The closest result was written")
     shipped = {
         "archive": result.record.bytes.archive,
         "onnx": result.record.bytes.onnx,
@@ -342,3 +361,20 @@ def raise_if_short(result: Result) -> None:
         raise LimitNotMet(
             f"the file is not smaller: {size:,} bytes, and {result.record.bytes.source:,} came in. It was written all the same"
         )
+
+
+def _exceeded(limit: Limit, metric: MetricFigures) -> str:
+    """Which limit failed, and by how much: ``max_size is 16.6 kB, 6.6 kB over the limit of 10.0 kB``."""
+
+    def said(value: float) -> str:
+        written = {"max_size": byte_text(value), "max_latency": ms_text(value), "max_drop": spread_text(value, metric.unit)}
+        return written[limit.name].replace("\u00a0", " ")
+
+    if limit.measured is None:
+        return f"{limit.name} could not be measured, and the limit is {said(limit.limit)}"
+    told = f"{limit.name} is {said(limit.measured)}, {said(limit.measured - limit.limit)} over the limit of {said(limit.limit)}"
+    if limit.name != "max_drop":
+        return told
+    error = metric.standard_error
+    spread = "" if error is None else f", give or take {spread_text(error, metric.unit)}".replace("\u00a0", " ")
+    return f"{told} ({metric.name} on {metric.n:,} {metric.split} samples{spread})"

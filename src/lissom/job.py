@@ -14,7 +14,7 @@ from typing import Annotated, Any, Protocol, TypeVar, dataclass_transform
 import pydantic
 from torch import Tensor
 
-from lissom.callables import load_callable
+from lissom.callables import callable_name, load_callable
 from lissom.data import Data
 from lissom.errors import LissomError, UsageError
 from lissom.measure.metrics import Metric
@@ -144,6 +144,8 @@ def step_from(value: Any) -> Step:
     name, fields = next(iter(value.items()))
     if name not in steps_by_name:
         raise UsageError(f"no step is called {name!r}; there are {', '.join(sorted(steps_by_name))}")
+    if not isinstance(fields, dict | None) or not all(isinstance(field, str) for field in fields or ()):
+        raise UsageError(f"{name}: {fields!r} are no fields: write  {name}: {{field: value}}")
     return steps_by_name[name](**(fields or {}))
 
 
@@ -186,14 +188,10 @@ def step(cls: StepType) -> StepType:
     return made
 
 
-def _callable_name(value: Callable[..., Any]) -> str:
-    return f"{value.__module__}:{value.__qualname__}"
-
-
 Named = Annotated[
     Callable[..., Any],
     pydantic.BeforeValidator(lambda value: load_callable(value) if isinstance(value, str) else value),
-    pydantic.PlainSerializer(_callable_name, when_used="json"),
+    pydantic.PlainSerializer(callable_name, when_used="json"),
 ]
 """The type of a field that takes a callable; it stands in a recipe as ``module:name``."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,8 @@ def load(path: str | Path, build: Callable[[], nn.Module | Network] | None = Non
     Args:
         path: An ``--out`` folder, a ``.lissom`` archive, or the ``model.safetensors`` of such a folder.
         build: Makes an instance of the user's own class with any weights; its shapes are cut as the compressed network's
-            were, and the weights are loaded. None reads the graph that the archive brings.
+            were, and the weights are loaded. What it takes is known from the folder or the archive. None reads the graph
+            that the archive brings.
         keep_zeros: Mask the weights that are zero, so that further training leaves them at zero.
 
     Raises:
@@ -50,8 +52,7 @@ def load(path: str | Path, build: Callable[[], nn.Module | Network] | None = Non
     file = _file(Path(path), with_build=build is not None)
     if build is None:
         return open_any(str(file))
-    made = build()
-    network = made if isinstance(made, Network) else open_network(made)
+    network = _built(build(), Path(path))
     state, structure = _weights(file)
     module = apply_structure(edits.copy_module(network.module), structure)
     load_weights(module, state, str(file))
@@ -120,6 +121,14 @@ def _file(path: Path, *, with_build: bool) -> Path:
     return path
 
 
+def _built(made: nn.Module | Network, path: Path) -> Network:
+    """The user's own instance, with the inputs and the preprocess that the archive knows, where nobody says better."""
+    archive = path / "model.lissom" if path.is_dir() else path
+    if isinstance(made, Network) or not archive.is_file() or archive.suffix != ".lissom" or _reader(archive).network() is None:
+        return made if isinstance(made, Network) else open_network(made)
+    return dataclasses.replace(open_any(str(archive)), module=made)
+
+
 def _weights(file: Path) -> tuple[dict[str, torch.Tensor], tuple[Any, ...]]:
     """Tensors by name, and the structure edits that belong to them."""
     if file.suffix == ".lissom":
@@ -151,6 +160,4 @@ def _preprocess(given: Any) -> Preprocess:
 
 
 def _with_preprocess(network: Network, given: Any) -> Network:
-    import dataclasses
-
     return dataclasses.replace(network, preprocess=_preprocess(given))

@@ -11,6 +11,7 @@ from typing import Any
 import pydantic
 import yaml
 
+from lissom.callables import callable_name
 from lissom.deploy import Deploy
 from lissom.errors import UsageError
 from lissom.files import write_text
@@ -49,7 +50,10 @@ class Recipe:
             path = Path(source)
             if not path.exists():
                 raise UsageError(f"no recipe file {path}")
-            return cls.from_yaml(path.read_text(encoding="utf-8"))
+            try:
+                return cls.from_yaml(path.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"{path} is no recipe that can be read ({error}): name a recipe.yaml") from error
         return cls(tuple(step_from(entry) for entry in source))
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,15 +62,14 @@ class Recipe:
         return {"version": VERSION, "steps": [step.to_dict() for step in self.steps], "deploy": deploy}
 
     def in_words(self) -> str:
-        """The recipe in one line.
+        """The recipe in one line, as Python writes its steps; fields at their defaults are left out.
 
         >>> from lissom.quantize.weights import QuantizeWeights
-        >>> Recipe((QuantizeWeights(bits=8),)).in_words()
-        'QuantizeWeights(bits=8)'
+        >>> Recipe((QuantizeWeights(bits=8, include=("fc*",)),)).in_words()
+        "QuantizeWeights(bits=8, include=('fc*',))"
         """
-        described = [_described(name, fields) for step in self.steps for name, fields in step.to_dict().items()]
-        deploy = self.to_dict()["deploy"]
-        return ", ".join([*described, *([_described("Deploy", deploy)] if deploy else [])]) or "as it is"
+        parts = [*self.steps, *([] if self.deploy == Deploy() else [self.deploy])]
+        return ", ".join(_written(part) for part in parts) or "as it is"
 
     def to_yaml(self) -> str:
         """The recipe as YAML."""
@@ -84,7 +87,10 @@ class Recipe:
             raise UsageError("a recipe has the keys version, steps and deploy")
         if content.get("version", VERSION) != VERSION:
             raise UsageError(f"the recipe has version {content['version']!r}; this lissom reads version {VERSION}")
-        return cls(tuple(step_from(entry) for entry in content.get("steps") or ()), Deploy(**(content.get("deploy") or {})))
+        steps, deploy = content.get("steps") or [], content.get("deploy") or {}
+        if not isinstance(steps, list) or not isinstance(deploy, dict):
+            raise UsageError("in a recipe, steps is a list and deploy has fields with their values")
+        return cls(tuple(step_from(entry) for entry in steps), Deploy(**deploy))
 
     @classmethod
     def from_yaml(cls, text: str) -> Recipe:
@@ -108,17 +114,17 @@ class Recipe:
         return network
 
 
-def _described(name: str, fields: dict[str, Any]) -> str:
-    return f"{name}({', '.join(f'{key}={_value(value)}' for key, value in fields.items())})"
+def _written(value: Any) -> str:
+    """A value as Python writes it; of a step, or of a value inside it, only the fields that differ from their defaults."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return callable_name(value) if callable(value) else repr(value)
+    told = [field.name for field in dataclasses.fields(value) if _differs(value, field)]
+    return f"{type(value).__name__}({', '.join(f'{name}={_written(getattr(value, name))}' for name in told)})"
 
 
-def _value(value: Any) -> str:
-    """A nested step (``{name: {…}}``) reads as a step, anything else as Python writes it."""
-    if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), dict):
-        return _described(*next(iter(value.items())))
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_value(inner)}" for key, inner in value.items()) or "yes"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _differs(value: Any, field: dataclasses.Field[Any]) -> bool:
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return bool(getattr(value, field.name) != default)
 
 
 def import_steps() -> None:
