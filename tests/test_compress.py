@@ -149,9 +149,7 @@ def test_other_options_or_inputs_are_another_job(searched, module, data, change)
 
 def test_the_compressed_network_trains_on_and_keeps_its_zeros(searched, module):
     loaded = lissom.load(searched.out, build=trained)
-    assert torch.equal(
-        loaded.outputs(torch.ones(2, 12))[0], searched.result.network.outputs(torch.ones(2, 12))[0]
-    )
+    assert torch.equal(loaded.outputs(torch.ones(2, 12))[0], searched.result.network.outputs(torch.ones(2, 12))[0])
     zeros = {name: edits.value(loaded.module, name) == 0 for name, _ in edits.weights(loaded.module)}
     optimizer = torch.optim.SGD(loaded.module.parameters(), lr=0.1)
     loaded.module(torch.ones(4, 12)).square().sum().backward()

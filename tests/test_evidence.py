@@ -1,11 +1,14 @@
-"""Evidence: what is said of candidates that do not pay, and layers as the file that ships stores them."""
+"""Evidence: limits against what was measured, what is said of candidates that do not pay, layers as the file stores them."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 import lissom
-from lissom.evidence import _no_faster, _what_did_not_pay
+from lissom.evidence import _exceeds, _limits, _no_faster, _what_did_not_pay
+from lissom.report.record import Latency, MetricFigures, Percentiles
+from lissom.search.limits import Limits
 from lissom.search.trial import Outcome
 
 FLOAT = Outcome(name="float", recipe="as it is", latency=1.0e-3, latency_before=1.0e-3)
@@ -43,3 +46,40 @@ def test_layers_of_an_integer_file_are_counted_as_its_levels() -> None:
     assert convolution.ms_before is not None
     assert linear.ms_after is not None
     assert record.peak_memory is None or record.peak_memory.after > 0
+
+
+METRIC = MetricFigures(name="accuracy", unit="share", split="test", n=100, before=0.98, after=0.97, drop=0.01)
+LATENCY = Latency(
+    runtime="onnxruntime", threads=1, batch=1, before_ms=Percentiles(p10=4.0, p50=4.2), after_ms=Percentiles(p10=2.0, p50=2.1),
+    ratio=2.0, runs=200, cpu="any",
+)  # fmt: skip
+
+
+def test_each_limit_is_held_to_the_test_split_and_the_files():
+    limits = Limits(max_drop=0.01, max_size=900, max_latency=0.001, max_time=60)
+    found = {limit.name: (limit.limit, limit.measured, limit.met) for limit in _limits(limits, METRIC, 1000, LATENCY, 61.0)}
+    assert found == {
+        "max_drop": (0.01, 0.01, True),
+        "max_size": (900, 1000, False),
+        "max_latency": (1.0, 2.0, False),  # milliseconds
+        "max_time": (60, 61.0, True),  # it ends the search, and is no property of the result
+    }
+
+
+def test_limits_that_were_not_given_are_not_there():
+    assert list(_limits(Limits(), METRIC, 1000, LATENCY, 1.0)) == []
+    (size,) = _limits(Limits(max_size=10), METRIC, None, LATENCY, 1.0)
+    assert not size.met
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("max_drop", "lost 0.40 % on validation, which may be 1.06 %; 0.50 % allowed"),
+        ("max_size", "12,345 bytes, 10,000 allowed"),
+        ("max_latency", "2.500 ms, 1.000 ms allowed"),
+    ],
+)
+def test_what_a_candidate_has_too_much_of(name, told):
+    outcome = Outcome(name="a", drop=0.004, standard_error=0.004, archive=12345, latency=0.0025)
+    assert _exceeds(name, outcome, Limits(max_drop=0.005, max_size=10_000, max_latency=0.001), "archive") == told

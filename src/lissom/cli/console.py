@@ -72,7 +72,7 @@ def progress_for(*, quiet: bool) -> Iterator[Bars | None]:
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("left"),
         TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         yield Bars(progress)
 
 
@@ -92,6 +92,10 @@ def reported(command: Callable[Arguments, Returned]) -> Callable[Arguments, Retu
         except BrokenPipeError:  # the reader of our output (head, less) has left
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:
+            told = f"the machine refused: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
+            err.print(f"[bold red]lissom:[/] {_escaped(told)}", soft_wrap=True)
+            raise typer.Exit(1) from None
 
     return run
 
