@@ -134,6 +134,8 @@ def test_inspect_evaluate_and_bench_take_every_door(
     )
     assert measured["metric"] == "accuracy"
     assert measured["value"] > 0.8
-    if door == ".onnx":
-        timed = json.loads(run(app, ["bench", models[door], "--calls", "5", "--json"], catch_exceptions=False).stdout)
-        assert timed[0]["ratio"] == 1.0
+    timed = json.loads(
+        run(app, ["bench", models[".onnx"], models[door], *shape, "--calls", "5", "--json"], catch_exceptions=False).stdout
+    )
+    assert timed[0]["ratio"] == 1.0
+    assert timed[-1]["runtime"] == ("onnxruntime" if door == ".onnx" else "torch")

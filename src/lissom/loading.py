@@ -23,7 +23,7 @@ from lissom.networks import open_network
 from lissom.networks.weights import load_weights
 from lissom.runtimes.network import file_network
 
-__all__ = ["STRUCTURE_KEY", "load", "onnx_of_archive", "open_any", "structure_text", "to_run"]
+__all__ = ["STRUCTURE_KEY", "load", "onnx_of_archive", "open_any", "structure_text", "to_run", "to_time"]
 
 STRUCTURE_KEY = "lissom.structure"
 """Under which the metadata of weights holds the structure edits that made their shapes, as JSON."""
@@ -92,6 +92,14 @@ def to_run(model: str, **options: Any) -> Network:
     if file.suffix == ".onnx":
         return file_network(file, preprocess=preprocess)
     return open_network(model, **options)
+
+
+def to_time(model: str, **options: Any) -> Path | bytes | Network:
+    """What a runtime opens, where ``model`` is a file of one; else the network, which torch runs."""
+    file = Path(model)
+    if file.suffix == ".lissom":
+        return onnx_of_archive(file)
+    return file if file.suffix == ".onnx" else open_network(model, **options)
 
 
 def onnx_of_archive(file: Path) -> bytes:

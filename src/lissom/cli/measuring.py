@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lissom.cli import options
-from lissom.cli.console import print_json, progress_for, reported, table
+from lissom.cli.console import out, print_json, progress_for, reported, table
 
 __all__ = ["register"]
 
@@ -43,27 +42,52 @@ def evaluate(
 
 @reported
 def bench(
-    files: Annotated[list[Path], typer.Argument(help="Files to compare; the first is what the others are measured against.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="What to compare: .onnx and .lissom run in the runtimes, everything else in torch. The first is the measure."
+        ),
+    ],
     data: Annotated[str | None, typer.Option("--data", help="Real samples to run on; random ones otherwise.")] = None,
-    runtime: Annotated[list[str] | None, typer.Option(help="onnxruntime, openvino or torch; several may be given.")] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="Where files run: onnxruntime or openvino; both may be given.")
+    ] = None,
+    weights: options.Weights = None,
+    shapes: options.Input = None,
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     calls: Annotated[int, typer.Option(help="Calls of each file that are timed.")] = 200,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Time files side by side, in turns, in one run."""
+    from lissom.loading import to_time
     from lissom.measure.latency import bench as run
 
+    opened = {file: to_time(file, weights=weights, input_shapes=shapes, data=data) for file in files}
     with progress_for(quiet=quiet or as_json) as progress:
-        rows = run(files, data=data, runtimes=tuple(runtime or ("onnxruntime",)), threads=threads, calls=calls, progress=progress)
+        rows = run(
+            opened, data=data, runtimes=tuple(runtime or ("onnxruntime",)), threads=threads, calls=calls, progress=progress
+        )
     if as_json:
         print_json(rows)
         return
     shown = [
-        (row["file"], row["runtime"], f"{row['bytes']:,}", f"{row['p10_ms']:.3f}", f"{row['p50_ms']:.3f}", f"{row['ratio']:.2f}x")
+        (
+            row["file"],
+            row["runtime"],
+            "" if row["bytes"] is None else f"{row['bytes']:,}",
+            f"{row['p10_ms']:.3f}",
+            f"{row['p50_ms']:.3f}",
+            f"{row['ratio']:.2f}x",
+        )
         for row in rows
     ]
-    table(f"{threads} thread, {calls} calls each, in turns", ("file", "runtime", "bytes", "p10 ms", "median ms", "speed"), shown)
+    title = f"{threads} thread{'s' if threads > 1 else ''}, {rows[0]['calls']} calls each, in turns of four, {rows[0]['cpu']}"
+    table(title, ("file", "runtime", "bytes", "p10 ms", "median ms", "speed"), shown)
+    unstable = [f"{row['file']} in {row['runtime']}" for row in rows if not row["stable"]]
+    if unstable:
+        why = "two halves of the calls differ by over 5 %, or other work had the CPU"
+        out.print(f"Not to be trusted: {', '.join(unstable)}: {why}. Run it again on a quiet machine.", markup=False)
 
 
 def register(app: typer.Typer) -> None:

@@ -185,7 +185,7 @@ class _Shown(Protocol):
 
 
 def bench(
-    files: Sequence[Path | Network],
+    files: Mapping[str, Path | bytes | Network],
     *,
     data: Any = None,
     runtimes: Sequence[str] = ("onnxruntime",),
@@ -197,9 +197,9 @@ def bench(
     """Time files side by side, every one in every runtime, in turns.
 
     Args:
-        files: ONNX files, or networks (which run in torch only).
+        files: By the name that the rows give them: ONNX files, the bytes of some, or networks, which run in torch.
         data: Real samples to run on; random ones otherwise.
-        runtimes: Names of :data:`lissom.runtimes.RUNTIMES`.
+        runtimes: Where files run: names of :data:`lissom.runtimes.RUNTIMES`.
         threads: How many threads a call may use.
         batch: Samples in a call.
         calls: How often at least each is called.
@@ -210,21 +210,20 @@ def bench(
         ``stable``, ``calls``, ``cpu``, and ``ratio``: how many times faster than the first row it is.
 
     Raises:
-        UsageError: no file was given.
+        UsageError: no file was given, or no runtime that runs them.
     """
     if not files:
         raise UsageError("nothing to time: name at least one file")
     candidates: dict[tuple[str, str], Callable[[], Any]] = {}
-    for file in files:
-        network = file if isinstance(file, Network) else file_network(Path(file), threads=threads)
+    for label, file in files.items():
+        network = file if isinstance(file, Network) else file_network(file, threads=threads, name=label)
         inputs = _inputs(network, data, batch)
-        for runtime in runtimes:
-            if isinstance(file, Network) != (runtime == "torch"):
-                continue
-            label = network.source.location or type(network.module).__name__
+        for runtime in ("torch",) if isinstance(file, Network) else [name for name in runtimes if name != "torch"]:
             candidates[label, runtime] = _calling(open_file(file, runtime, threads=threads), inputs)
     if not candidates:
-        raise UsageError(f"no file runs in {', '.join(runtimes)}: files run in onnxruntime and openvino, networks in torch")
+        raise UsageError(
+            "no file runs in torch: files run in onnxruntime and openvino, and module:callable, .pt2 and .keras in torch"
+        )
     shown = nullcontext() if progress is None else progress.task(f"timing {len(candidates)} candidates in turns", ATTEMPTS)
     named = {f"{label}\0{runtime}": call for (label, runtime), call in candidates.items()}
     with shown as task:
