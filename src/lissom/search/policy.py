@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from lissom.data import Data
 from lissom.deploy import Deploy
@@ -34,6 +35,7 @@ ROUNDS = 4
 BELOW = 0.95  # of the size limit is what training aims at: the controller arrives within a few percent
 TRAINING_SAMPLES = 24_000  # seen by one trial: small data gets more epochs, large data at least two
 TRAINING_MACS = 1e12  # of the forward passes of one trial: minutes on one core, whatever the network's size
+CALIBRATION_MACS = 3e10  # of one pass over the samples that channels are ranked and refitted by: one pass for every layer
 SAME_SIZE = 0.10  # outcomes whose goal differs by less are told apart by divergence, where the data cannot decide
 
 
@@ -61,9 +63,12 @@ def to_size(limits: Limits, ship: Ship, data: Data) -> Fixed:
 
 def knob(goal: Goal, network: Network, data: Data) -> Search:
     """The search that trains: sparsity and bits move together from mild to extreme."""
-    epochs = max(2, min(20, round(_training_samples(network) / max(len(data.train), 1))))
+    macs = _macs(network)
+    epochs = max(2, min(20, round(min(TRAINING_SAMPLES, TRAINING_MACS / macs) / max(len(data.train), 1))))
     if goal == "latency":
-        return Bisection(lambda strength: latency_recipe(strength, epochs), rounds=ROUNDS) if prunable(network) else Fixed(())
+        samples = round(max(32, min(512, CALIBRATION_MACS / macs)))
+        recipe_at = partial(latency_recipe, epochs=epochs, samples=samples)
+        return Bisection(recipe_at, rounds=ROUNDS) if prunable(network) else Fixed(())
     return Bisection(lambda strength: size_recipe(strength, epochs), rounds=ROUNDS)
 
 
@@ -82,24 +87,23 @@ def size_recipe(strength: float, epochs: int) -> Recipe:
     ))  # fmt: skip
 
 
-def latency_recipe(strength: float, epochs: int) -> Recipe:
+def latency_recipe(strength: float, epochs: int, samples: int = 512) -> Recipe:
     """Remove channels by what they matter to the loss, train what is left, and run it in integers.
 
     Strength 0 keeps nine tenths of the multiply-accumulates, strength 1 a tenth.
     """
     return Recipe((
-        PruneChannels(macs=round(0.9 - 0.8 * strength, 4), multiple=4),
+        PruneChannels(macs=round(0.9 - 0.8 * strength, 4), multiple=4, samples=samples),
         Finetune(epochs=epochs, learning_rate=5e-4, distill=Distill()),
     ), Deploy(precision="int8"))  # fmt: skip
 
 
-def _training_samples(network: Network) -> float:
-    """How many samples one trial trains on: fewer of a network that computes much for each."""
+def _macs(network: Network) -> int:
+    """Multiply-accumulates of one sample; 1 where nobody knows: a trial of what computes much sees fewer samples."""
     try:
-        macs = cost(network, capture(network)).macs
+        return max(1, cost(network, capture(network)).macs)
     except ModelRefused:
-        return TRAINING_SAMPLES
-    return min(TRAINING_SAMPLES, TRAINING_MACS / max(macs, 1))
+        return 1
 
 
 def prunable(network: Network) -> bool:
