@@ -162,7 +162,8 @@ class Limit:
     """One limit and what was measured against it.
 
     Args:
-        name: ``"max_drop"``, ``"max_size"`` (bytes), ``"max_latency"`` (milliseconds) or ``"max_time"`` (seconds).
+        name: ``"max_drop"``, ``"max_size"`` (bytes), ``"max_latency"`` (milliseconds) or ``"max_time"`` (seconds, of the
+            search, which it ends: it is always met).
         limit: The most that was allowed.
         measured: What came out; None where it could not be measured.
         met: Whether it is within the limit.
