@@ -14,7 +14,7 @@ from lissom.graph.capture import Graph
 from lissom.graph.groups import Group
 from lissom.network import Resize
 
-__all__ = ["holders", "resizes", "siblings"]
+__all__ = ["held_around", "holders", "resizes", "siblings"]
 
 Key = tuple[str, str]
 """Path of a module, and the attribute that holds a size (``config.num_heads`` for one of its configuration)."""
@@ -52,6 +52,25 @@ def resizes(
             for key in holders(module, written.module, written.value):
                 found.setdefault(key, set()).add(after)
     return [Resize(*key, values.pop()) for key, values in found.items() if len(values) == 1 and key not in left_alone]
+
+
+def held_around(
+    module: nn.Module, keep: Mapping[Group, npt.NDArray[np.bool_]], known: Collection[Resize] = ()
+) -> list[Resize]:
+    """The sizes of ``keep``'s axes that the modules which own their tensors, and the modules around these, hold too.
+
+    Such an attribute may be what the code checks its input against, which leaves no trace in a graph.
+    """
+    found: dict[Key, set[int]] = {}
+    for group, mask in keep.items():
+        for member in group.members:
+            gone = sum(len(member.positions(int(index))) for index in np.flatnonzero(~mask))
+            owner = member.tensor.rpartition(".")[0]
+            for path in {owner, owner.rpartition(".")[0]}:
+                for name in _integers(module.get_submodule(path), len(member.labels[0])):
+                    found.setdefault((path, name), set()).add(len(member.labels[0]) - gone)
+    done = {(edit.module, edit.attribute) for edit in known}
+    return [Resize(*key, sizes.pop()) for key, sizes in found.items() if len(sizes) == 1 and key not in done]
 
 
 def siblings(graph: Graph, module: nn.Module, groups: Sequence[Group]) -> list[list[Group]]:

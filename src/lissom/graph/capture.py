@@ -134,7 +134,7 @@ def capture(network: Network) -> Graph:
     """
     program = export(network)
     first_names = {alias: names[0] for alias, names in edits.aliases(network.module).items()}
-    return _Analysis(program, int(network.example_inputs[0].shape[0]), first_names).graph()
+    return _Analysis(program, int(network.example_inputs[0].shape[0]), first_names, network.module).graph()
 
 
 def export(network: Network) -> ExportedProgram:
@@ -184,8 +184,10 @@ def _quiet() -> Iterator[None]:
 class _Analysis:
     """One walk over the graph, call by call, that gives every tensor its axes."""
 
-    def __init__(self, program: ExportedProgram, batch: int, first_names: Mapping[str, str]) -> None:
+    def __init__(self, program: ExportedProgram, batch: int, first_names: Mapping[str, str], module: nn.Module) -> None:
         self.batch = batch
+        self.owners = dict(module.named_modules(remove_duplicate=False))
+        self.module = module
         self.first_names = first_names
         self.program = program
         self.axes_of: dict[fx.Node, Any] = {}
@@ -252,7 +254,7 @@ class _Analysis:
         if name == "getitem" and isinstance(self.axes_of.get(node.args[0]), list):  # type: ignore[arg-type]
             self.axes_of[node] = self.axes_of[node.args[0]][node.args[1]]  # type: ignore[index]
             return
-        call = Call(node, where, module, _arguments(node), self.axes_of, self.constants)
+        call = Call(node, where, module, self.owners.get(module, self.module), _arguments(node), self.axes_of, self.constants)
         lengths = call.result_lengths()
         if not lengths:  # a check of sizes or dtypes, which computes nothing
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom import edits
-from lissom.graph.attributes import resizes, siblings
+from lissom.graph.attributes import held_around, resizes, siblings
 from lissom.graph.axes import Atom, atoms, kept
 from lissom.graph.capture import Graph
 from lissom.graph.groups import Group
@@ -80,13 +81,20 @@ def remove(network: Network, graph: Graph, keep: Keep) -> Removal:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Groups to remove together, and the attributes that must not follow although they hold a size of theirs."""
+    """Groups to remove together, and how the attributes follow that the graph does not prove to hold a size of theirs.
+
+    Args:
+        groups: The groups.
+        left_alone: Attributes that hold one of their sizes by accident, so must not follow.
+        checked: Those of the groups whose sizes the modules around also hold, to check or to reshape by.
+    """
 
     groups: tuple[Group, ...] = ()
     left_alone: frozenset[tuple[str, str]] = frozenset()
+    checked: frozenset[Group] = frozenset()
 
     def with_(self, other: _Plan) -> _Plan:
-        return _Plan(self.groups + other.groups, self.left_alone | other.left_alone)
+        return _Plan(self.groups + other.groups, self.left_alone | other.left_alone, self.checked | other.checked)
 
 
 class _Prover:
@@ -105,24 +113,35 @@ class _Prover:
                 break
 
     def provable(self, units: Sequence[Sequence[Group]]) -> _Plan:
-        """The plan that holds for as many as can be of ``units``: groups that share attributes, so go together."""
+        """The plan that holds for as many as can be of ``units``: groups that share attributes, so go together.
+
+        Where all of them do not hold, groups of one size are tried together before they are halved: code may read the
+        size of one off another's shape.
+        """
         if not units:
             return _Plan()
         whole = _Plan(tuple(itertools.chain(*units)))
-        failure = self.failure(whole)
+        found, failure = self._attempt(whole)
         if failure is None:
-            return whole
-        if len(units) == 1 and len(units[0]) > 1:
-            by_size = [list(same) for _, same in itertools.groupby(sorted(units[0], key=_size), key=_size)]
-            return self.provable(by_size if len(by_size) > 1 else [[group] for group in units[0]])
-        if len(units) == 1:
+            return found
+        if len(units) == 1 and len(units[0]) == 1:
             return self._alone(units[0][0], failure)
-        half = len(units) // 2
-        first, second = self.provable(units[:half]), self.provable(units[half:])
-        if not first.groups or not second.groups:
-            return first.with_(second)
-        both = first.with_(second)
-        return both if self.failure(both) is None else self._one_by_one(first, second)
+        split = [[group] for group in units[0]] if len(units) == 1 else units
+        parts = [list(same) for _, same in itertools.groupby(sorted(split, key=_unit_size), key=_unit_size)]
+        if len(parts) == 1:
+            parts = [list(split[: len(split) // 2]), list(split[len(split) // 2 :])]
+        plan = _Plan()
+        for part in parts:
+            plan = self._joined(plan, self.provable(part))
+        return plan
+
+    def _attempt(self, plan: _Plan) -> tuple[_Plan, str | None]:
+        """The plan, or the plan with what the modules around its tensors hold; and why neither holds."""
+        failure = self.failure(plan)
+        if failure is None or not failure.startswith(DOES_NOT_RUN):
+            return plan, failure
+        checked = dataclasses.replace(plan, checked=frozenset(plan.groups))
+        return (checked, None) if self.failure(checked) is None else (plan, failure)
 
     def _alone(self, group: Group, failure: str) -> _Plan:
         """One group, with fewer and fewer of the attributes that hold one of its sizes by accident, perhaps."""
@@ -136,10 +155,16 @@ class _Prover:
         self.refused[group.name] = failure
         return _Plan()
 
-    def _one_by_one(self, first: _Plan, second: _Plan) -> _Plan:
+    def _joined(self, first: _Plan, second: _Plan) -> _Plan:
+        """Both plans in one; where they do not hold together, the first with what it can take of the second."""
+        if not first.groups or not second.groups:
+            return first.with_(second)
+        both = first.with_(second)
+        if self.failure(both) is None:
+            return both
         plan = first
         for group in second.groups:
-            wider = plan.with_(_Plan((group,), second.left_alone))
+            wider = plan.with_(_Plan((group,), second.left_alone, second.checked & {group}))
             failure = self.failure(wider)
             if failure is None:
                 plan = wider
@@ -161,7 +186,8 @@ class _Prover:
         return {group.atom: self.keep[group] for group in plan.groups}
 
     def _resizes(self, plan: _Plan) -> list[Resize]:
-        return resizes(self.graph, self.plain, self._by_atom(plan), plan.left_alone)
+        known = resizes(self.graph, self.plain, self._by_atom(plan), plan.left_alone)
+        return [*known, *held_around(self.plain, {group: self.keep[group] for group in plan.checked}, known)]
 
     def failure(self, plan: _Plan) -> str | None:
         """Why the plan does not hold; None where the sliced network equals the masked one."""
@@ -171,7 +197,7 @@ class _Prover:
             return f"with its positions at zero, the network does not run: {reference}"
         answer = self._run(_sliced(self.plain, structure))
         if isinstance(answer, str):
-            return f"without its positions, the network does not run: {answer}"
+            return f"{DOES_NOT_RUN}: {answer}"
         return _difference(answer, reference, TOLERANCE[self.precision])
 
     def _run(self, module: nn.Module | str) -> tuple[Tensor, ...] | str:
@@ -184,9 +210,11 @@ class _Prover:
             return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _size(group: Group) -> int:
-    return group.size
+def _unit_size(unit: Sequence[Group]) -> int:
+    return unit[0].size
 
+
+DOES_NOT_RUN = "without its positions, the network does not run"
 
 MOST_TRIALS = 12
 """How many choices of attributes are tried for one group before it is refused."""

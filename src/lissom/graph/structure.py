@@ -12,6 +12,7 @@ from lissom import edits
 from lissom.errors import ModelRefused
 from lissom.graph.attention import fit_heads
 from lissom.graph.blocks import block
+from lissom.graph.narrow_norms import averaged_width, narrow
 from lissom.network import Bypass, Replace, Resize, Slice, StructureEdit
 
 __all__ = ["PassThrough", "apply_structure", "structure_from_json", "structure_to_json"]
@@ -52,6 +53,7 @@ def apply_structure(module: nn.Module, structure: Iterable[StructureEdit]) -> nn
         (torch.Size([2, 2]), 2)
     """
     tied = edits.aliases(module)
+    whole = {path: count for path, part in module.named_modules() if (count := averaged_width(part)) is not None}
     touched: set[str] = set()
     for edit in structure:
         _APPLY[type(edit)](module, edit)
@@ -60,6 +62,8 @@ def apply_structure(module: nn.Module, structure: Iterable[StructureEdit]) -> nn
             touched.update(alias.rpartition(".")[0] for alias in tied.get(edit.tensor, ()))
     for path in sorted(touched):
         _update_attributes(_submodule(module, path))
+        if path in whole:
+            narrow(_submodule(module, path), whole[path])
         if isinstance(around := _submodule(module, path.rpartition(".")[0]), nn.MultiheadAttention):
             fit_heads(around)
     return module

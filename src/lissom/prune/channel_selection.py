@@ -49,14 +49,14 @@ def ladders(sets: Sequence[Sequence[Group]], scores: Mapping[Group, npt.NDArray[
     Args:
         sets: Groups that share attributes, from :func:`lissom.graph.attributes.siblings`.
         scores: Importance of every index.
-        multiple: What is left of a group is a multiple of this, where the group is larger than it.
+        multiple: What is left of a group is a multiple of this, where the group has so many.
     """
     result = []
     for groups in sets:
         steps = math.gcd(*(group.size for group in groups))
         order = [np.argsort(scores[group], kind="stable") for group in groups]
         sizes = [group.size // steps for group in groups]
-        whole = multiple if steps > multiple else 1
+        whole = multiple if steps >= multiple else 1
         edges = list(range(steps % whole or whole, steps, whole))
         rungs, costs = [], []
         for low, high in zip([0, *edges], edges, strict=False):

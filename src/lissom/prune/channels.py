@@ -43,7 +43,7 @@ class PruneChannels(Step):
         importance: ``"l1"``, ``"l2"``, ``"batch_norm"``, ``"taylor"``, ``"fisher"``, ``"activity"`` or ``"entropy"``: see
             :data:`lissom.prune.channel_importance.CHANNEL_IMPORTANCES`.
         scope: ``"global"``: all groups compete; ``"group"``: every group loses the same share.
-        multiple: What is left of a group is a multiple of this, where the group is larger: kernels like 4 or 8.
+        multiple: What is left of a group is a multiple of this, where the group has so many: kernels like 8 or 16.
         rounds: Go there in so many rounds, each with new importances.
         reconstruct: Refit the layers that are left to what the network computed before, by least squares on calibration
             data, and recalibrate batch-norm statistics. Neither needs labels.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lissom.graph.axes import ONE, Axis, factor, size
+from lissom.graph.narrow_norms import averaged_width
 from lissom.graph.rules.table import Axes, Call, rule
 
 __all__: list[str] = []
@@ -30,10 +31,11 @@ def _with_statistics(call: Call, axes: Axes) -> Axes | list[Axes]:
 
 @rule("layer_norm", "rms_norm")
 def layer_normalised(call: Call) -> Axes | list[Axes]:
-    """All positions of the last axes are averaged, so none can go."""
+    """All positions of the last axes are averaged: where torch's own layer does it, they can still be counted when gone."""
     axes = call.axes("input")
     count = len(call["normalized_shape"])
-    call.freeze(axes[-count:], "averages over it")
+    if averaged_width(call.owner) is None or not call.axes("weight"):
+        call.freeze(axes[-count:], "averages over it")
     for name in ("weight", "bias"):
         if call.axes(name):
             call.broadcast([axes[-count:], call.axes(name)])
@@ -42,7 +44,7 @@ def layer_normalised(call: Call) -> Axes | list[Axes]:
 
 @rule("group_norm")
 def group_normalised(call: Call) -> Axes | list[Axes]:
-    """Groups of channels are averaged: a whole group can go, part of one cannot."""
+    """Groups of channels are averaged: a whole group can go; the same part of each only where torch's own layer averages."""
     axes = call.axes("input")
     groups = call["num_groups"] or call["group"]
     split = factor(axes[1], size(axes[1]) // groups, call.where)
@@ -52,7 +54,8 @@ def group_normalised(call: Call) -> Axes | list[Axes]:
     if split is None:
         call.freeze(axes[1:2], "averages groups of it")
     else:
-        call.freeze([split[1]], "averages over it")
+        if averaged_width(call.owner) is None or not call.axes("weight"):
+            call.freeze([split[1]], "averages over it")
         call.states(groups, split[0])
     return _with_statistics(call, axes)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from lissom.graph.axes import ONE, Atom, Axis, atoms, freeze, size, tie
 
@@ -34,6 +34,7 @@ class Call:
         node: The call in the captured graph.
         where: The operator and the module it was called in, in words; reasons are built from it.
         module: Path of the module it was called in.
+        owner: That module.
         arguments: The arguments by the operator's own names for them; tensors are nodes, symbolic sizes are numbers.
         axes_of: The axes of every tensor so far.
         constants: Values of the tensors that the network's code makes from numbers.
@@ -44,6 +45,7 @@ class Call:
     node: fx.Node
     where: str
     module: str
+    owner: nn.Module
     arguments: dict[str, Any]
     axes_of: dict[fx.Node, Any]
     constants: dict[fx.Node, Tensor] = field(default_factory=dict)
