@@ -23,6 +23,7 @@ __all__ = [
     "Preprocess",
     "Replace",
     "Resize",
+    "Scale",
     "Slice",
     "Source",
     "StructureEdit",
@@ -169,7 +170,15 @@ class Replace:
     sizes: tuple[int, ...]
 
 
-StructureEdit = Slice | Resize | Bypass | Replace
+@dataclass(frozen=True)
+class Scale:
+    """A factor on a tensor that makes up for a size that fell, such as that of a head, by whose root code divides."""
+
+    tensor: str
+    factor: float
+
+
+StructureEdit = Slice | Resize | Bypass | Replace | Scale
 """One edit of a network's shape; :func:`lissom.graph.structure.apply_structure` applies it to a module."""
 
 

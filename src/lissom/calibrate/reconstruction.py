@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lissom import edits
 from lissom.calibrate.moments import LARGEST, collect, run_order
-from lissom.network import Network, Slice
+from lissom.network import Network, Scale, Slice
 
 __all__ = ["reconstruct"]
 
@@ -38,7 +38,8 @@ def reconstruct(
 
     Each layer's weights become those that, on the inputs that the pruned network really gives it, come closest to the
     outputs that the original gave (He et al., arXiv:1707.06168); so each layer also mends what the layers before it lost.
-    No labels and no gradients are needed. Layers that carry value edits, share their weights or are grouped stay as they are.
+    No labels and no gradients are needed. Layers that carry value edits, share their weights, are grouped
+    or were scaled stay as they are.
 
     Args:
         pruned: A network that :mod:`lissom.graph.slicing` made from ``original``.
@@ -50,7 +51,8 @@ def reconstruct(
         Paths of the layers that were refitted.
     """
     kept = _kept_rows(original, pruned)
-    layers = _layers(pruned.module, kept, run_order(pruned, batches[0]))
+    scaled = {edit.tensor.rpartition(".")[0] for edit in pruned.slices[len(original.slices) :] if isinstance(edit, Scale)}
+    layers = [layer for layer in _layers(pruned.module, kept, run_order(pruned, batches[0])) if layer.path not in scaled]
     was_training = pruned.module.training
     pruned.module.eval()
     try:

@@ -54,9 +54,7 @@ def resizes(
     return [Resize(*key, values.pop()) for key, values in found.items() if len(values) == 1 and key not in left_alone]
 
 
-def held_around(
-    module: nn.Module, keep: Mapping[Group, npt.NDArray[np.bool_]], known: Collection[Resize] = ()
-) -> list[Resize]:
+def held_around(module: nn.Module, keep: Mapping[Group, npt.NDArray[np.bool_]], known: Collection[Resize] = ()) -> list[Resize]:
     """The sizes of ``keep``'s axes that the modules which own their tensors, and the modules around these, hold too.
 
     Such an attribute may be what the code checks its input against, which leaves no trace in a graph.

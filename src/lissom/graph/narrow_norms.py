@@ -49,11 +49,13 @@ class NarrowGroupNorm(nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
         """As ``nn.GroupNorm.forward``, over the channels that are left."""
         width = self.num_channels // self.num_groups
-        grouped = input.unflatten(1, (self.num_groups, width))
-        padded = F.pad(grouped, (0, 0) * (input.ndim - 2) + (0, self.averaged - width)).flatten(1, 2)
-        whole = F.group_norm(padded, self.num_groups, eps=self.eps).unflatten(1, (self.num_groups, self.averaged))
-        shape = (-1, *[1] * (input.ndim - 2))
-        return whole[:, :, :width].flatten(1, 2) * self.weight.view(shape) + self.bias.view(shape)
+        batch, space = input.shape[0], input.shape[2:]
+        grouped = input.reshape(batch, self.num_groups, width, *space)
+        padded = F.pad(grouped, (0, 0) * len(space) + (0, self.averaged - width)).flatten(1, 2)
+        whole = F.group_norm(padded, self.num_groups, eps=self.eps).reshape(batch, self.num_groups, self.averaged, *space)
+        weight, bias = (each.view(-1, *[1] * len(space)) for each in (self.weight, self.bias))
+        left: Tensor = whole[:, :, :width].flatten(1, 2)
+        return left * weight + bias
 
 
 _NARROW: dict[type[nn.Module], type[nn.Module]] = {

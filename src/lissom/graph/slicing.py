@@ -17,8 +17,9 @@ from lissom.graph.attributes import held_around, resizes, siblings
 from lissom.graph.axes import Atom, atoms, kept
 from lissom.graph.capture import Graph
 from lissom.graph.groups import Group
+from lissom.graph.products import compared
 from lissom.graph.structure import apply_structure
-from lissom.network import Network, Resize, Slice, StructureEdit, flatten_outputs
+from lissom.network import Network, Resize, Scale, Slice, StructureEdit, flatten_outputs
 
 __all__ = ["Removal", "remove"]
 
@@ -87,14 +88,21 @@ class _Plan:
         groups: The groups.
         left_alone: Attributes that hold one of their sizes by accident, so must not follow.
         checked: Those of the groups whose sizes the modules around also hold, to check or to reshape by.
+        scaled: Those of the groups that code compares queries with keys along, and divides by the root of their size.
     """
 
     groups: tuple[Group, ...] = ()
     left_alone: frozenset[tuple[str, str]] = frozenset()
     checked: frozenset[Group] = frozenset()
+    scaled: frozenset[Group] = frozenset()
 
     def with_(self, other: _Plan) -> _Plan:
-        return _Plan(self.groups + other.groups, self.left_alone | other.left_alone, self.checked | other.checked)
+        return _Plan(
+            self.groups + other.groups,
+            self.left_alone | other.left_alone,
+            self.checked | other.checked,
+            self.scaled | other.scaled,
+        )
 
 
 class _Prover:
@@ -105,6 +113,7 @@ class _Prover:
         self.refused: dict[str, str] = {}
         self.inputs = _random_inputs(network.example_inputs)
         self.plain = edits.bake(edits.copy_module(network.module)).eval()
+        self.compared = frozenset(compared(graph, keep))
         inputs = self.inputs
         for self.precision in TOLERANCE:
             self.plain = self.plain.to(self.precision)
@@ -136,12 +145,15 @@ class _Prover:
         return plan
 
     def _attempt(self, plan: _Plan) -> tuple[_Plan, str | None]:
-        """The plan, or the plan with what the modules around its tensors hold; and why neither holds."""
+        """The plan, or the plan with what may go along: sizes that modules around hold, a root that code divides by."""
         failure = self.failure(plan)
-        if failure is None or not failure.startswith(DOES_NOT_RUN):
-            return plan, failure
-        checked = dataclasses.replace(plan, checked=frozenset(plan.groups))
-        return (checked, None) if self.failure(checked) is None else (plan, failure)
+        if failure is None:
+            return plan, None
+        if failure.startswith(DOES_NOT_RUN):
+            other = dataclasses.replace(plan, checked=frozenset(plan.groups))
+        else:
+            other = dataclasses.replace(plan, scaled=self.compared & frozenset(plan.groups))
+        return (other, None) if other != plan and self.failure(other) is None else (plan, failure)
 
     def _alone(self, group: Group, failure: str) -> _Plan:
         """One group, with fewer and fewer of the attributes that hold one of its sizes by accident, perhaps."""
@@ -164,7 +176,7 @@ class _Prover:
             return both
         plan = first
         for group in second.groups:
-            wider = plan.with_(_Plan((group,), second.left_alone, second.checked & {group}))
+            wider = plan.with_(_Plan((group,), second.left_alone, second.checked & {group}, second.scaled & {group}))
             failure = self.failure(wider)
             if failure is None:
                 plan = wider
@@ -180,7 +192,17 @@ class _Prover:
             for place, axis in enumerate(axes):
                 if any(atom in keep for atom in atoms(axis)):
                     slices.append(Slice(tensor, place, tuple(int(at) for at in np.flatnonzero(kept(axis, keep)))))
-        return (*slices, *self._resizes(plan))
+        scales = itertools.chain.from_iterable(self._scales(group) for group in plan.scaled)
+        return (*slices, *self._resizes(plan), *scales)
+
+    def _scales(self, group: Group) -> list[Scale]:
+        """The queries' weight and bias by the root of the share that stays, unless a grid holds their values."""
+        owner = group.members[0].tensor.rpartition(".")[0]
+        standing = edits.edited(self.network.module)
+        names = [each.tensor for each in group.members if each.trainable and each.tensor.rpartition(".")[0] == owner]
+        if any(name in standing and standing[name].grid is not None for name in names):
+            return []
+        return [Scale(name, float(self.keep[group].mean() ** 0.5)) for name in names]
 
     def _by_atom(self, plan: _Plan) -> dict[Atom, npt.NDArray[np.bool_]]:
         return {group.atom: self.keep[group] for group in plan.groups}

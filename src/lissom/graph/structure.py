@@ -13,7 +13,7 @@ from lissom.errors import ModelRefused
 from lissom.graph.attention import fit_heads
 from lissom.graph.blocks import block
 from lissom.graph.narrow_norms import averaged_width, narrow
-from lissom.network import Bypass, Replace, Resize, Slice, StructureEdit
+from lissom.network import Bypass, Replace, Resize, Scale, Slice, StructureEdit
 
 __all__ = ["PassThrough", "apply_structure", "structure_from_json", "structure_to_json"]
 
@@ -70,7 +70,7 @@ def apply_structure(module: nn.Module, structure: Iterable[StructureEdit]) -> nn
 
 
 def _owner_path(edit: StructureEdit) -> str:
-    if isinstance(edit, Slice):
+    if isinstance(edit, Slice | Scale):
         return edit.tensor.rpartition(".")[0]
     return edit.module
 
@@ -144,7 +144,17 @@ def _put(module: nn.Module, path: str, part: nn.Module) -> None:
     setattr(_submodule(module, around), name, part)
 
 
-_APPLY: dict[type, Callable[[nn.Module, Any], None]] = {Slice: _slice, Resize: _resize, Bypass: _bypass, Replace: _replace}
+def _scale(module: nn.Module, edit: Scale) -> None:
+    edits.latent(module, edit.tensor).data.mul_(edit.factor)
+
+
+_APPLY: dict[type, Callable[[nn.Module, Any], None]] = {
+    Slice: _slice,
+    Resize: _resize,
+    Bypass: _bypass,
+    Replace: _replace,
+    Scale: _scale,
+}
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module:
@@ -200,7 +210,7 @@ def _update_attributes(layer: nn.Module) -> None:
         fit_heads(layer)
 
 
-_KINDS: dict[str, type] = {"slice": Slice, "resize": Resize, "bypass": Bypass, "replace": Replace}
+_KINDS: dict[str, type] = {"slice": Slice, "resize": Resize, "bypass": Bypass, "replace": Replace, "scale": Scale}
 
 
 def structure_to_json(structure: Iterable[StructureEdit]) -> list[dict[str, Any]]:

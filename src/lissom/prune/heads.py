@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from lissom.graph.axes import Axis, atoms
-from lissom.graph.capture import Graph
-from lissom.graph.groups import Group
+from lissom.graph.products import heads
 from lissom.job import Job, Step, step
 from lissom.network import Network
 from lissom.prune.channels import prune
 
-__all__ = ["PruneHeads", "heads"]
-
-SCORES = {"scaled_dot_product_attention", "matmul", "bmm", "baddbmm", "einsum"}
-"""Operators that compare queries with keys."""
-
-
-def heads(graph: Graph, groups: Sequence[Group]) -> list[Group]:
-    """The groups whose indices are attention heads.
-
-    A head is a batch axis of products between two activations: every head compares its own queries with its own keys.
-    """
-    found = {
-        id(atom)
-        for node in graph
-        if node.operator in SCORES and not node.parameters
-        for axes in graph.work.get(node.name, ())
-        for axis in _batch(axes)
-        for atom in atoms(axis)
-    }
-    return [group for group in groups if id(group.atom) in found]
-
-
-def _batch(axes: Sequence[Axis]) -> Sequence[Axis]:
-    """The axes of a product that are neither its rows, its columns nor what it sums over."""
-    return axes[:-3]
+__all__ = ["PruneHeads"]
 
 
 @step

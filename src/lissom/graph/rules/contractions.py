@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from lissom.graph.axes import ONE, Axis, factor, size
 from lissom.graph.rules.table import Axes, Call, hint, rule
 
@@ -162,7 +164,7 @@ def attention(call: Call) -> Axes:
     query, key, value = call.axes("query"), call.axes("key"), call.axes("value")
     call.tie(query[-1], key[-1])
     call.tie(key[-2], value[-2])
-    if call["scale"] is None:
+    if call["scale"] is None and isinstance(call.owner, nn.MultiheadAttention):  # whose queries share a tensor with the values
         call.freeze([query[-1]], "divides by the square root of this size")
     call.freeze([key[-2]], "normalises over it")
     for other in (key, value):
