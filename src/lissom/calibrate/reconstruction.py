@@ -52,7 +52,9 @@ def reconstruct(
     """
     kept = _kept_rows(original, pruned)
     scaled = {edit.tensor.rpartition(".")[0] for edit in pruned.slices[len(original.slices) :] if isinstance(edit, Scale)}
-    layers = [layer for layer in _layers(pruned.module, kept, run_order(pruned, batches[0])) if layer.path not in scaled]
+    called = set(run_order(original, batches[0])) - scaled
+    order = [path for path in run_order(pruned, batches[0]) if path in called]
+    layers = _layers(pruned.module, kept, order)
     was_training = pruned.module.training
     pruned.module.eval()
     try:

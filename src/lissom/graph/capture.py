@@ -140,6 +140,12 @@ def capture(network: Network) -> Graph:
 def export(network: Network) -> ExportedProgram:
     """The network's functional ATen program in eval mode, with a dynamic batch where the network allows it."""
     module = network.module
+    strange = [name for name, parameter in module.named_parameters() if parameter.is_complex()]
+    if strange:
+        raise ModelRefused(
+            f"the network's graph cannot be captured: {strange[0]} is complex, and channels are followed through "
+            "real numbers only; keep its real and imaginary parts as two parameters"
+        )
     if edits.edited(module):
         module = edits.bake(edits.copy_module(module))
     was_training = module.training

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom import edits
+from lissom.errors import ModelRefused
 from lissom.graph.attributes import held_around, resizes, siblings
 from lissom.graph.axes import Atom, atoms, kept
 from lissom.graph.capture import Graph
@@ -21,7 +22,7 @@ from lissom.graph.products import compared
 from lissom.graph.structure import apply_structure
 from lissom.network import Network, Resize, Scale, Slice, StructureEdit, flatten_outputs
 
-__all__ = ["Removal", "remove"]
+__all__ = ["Removal", "difference", "remove"]
 
 Keep = Mapping[Group, npt.NDArray[np.bool_]]
 """For some groups, which indices stay."""
@@ -118,7 +119,7 @@ class _Prover:
         for self.precision in TOLERANCE:
             self.plain = self.plain.to(self.precision)
             self.inputs = tuple(each.to(self.precision) if each.is_floating_point() else each for each in inputs)
-            if not isinstance(self._run(self.plain), str):
+            if not isinstance(_outputs(self.plain, self.inputs), str):
                 break
 
     def provable(self, units: Sequence[Sequence[Group]]) -> _Plan:
@@ -214,22 +215,17 @@ class _Prover:
     def failure(self, plan: _Plan) -> str | None:
         """Why the plan does not hold; None where the sliced network equals the masked one."""
         structure = self.structure(plan)
-        reference = self._run(_masked(self.plain, structure, self.graph.trainable))
+        reference = _outputs(_masked(self.plain, structure, self.graph.trainable), self.inputs)
         if isinstance(reference, str):
             return f"with its positions at zero, the network does not run: {reference}"
-        answer = self._run(_sliced(self.plain, structure))
+        try:
+            sliced = apply_structure(edits.copy_module(self.plain), structure)
+        except ModelRefused as error:
+            return f"{DOES_NOT_RUN}: {error}"
+        answer = _outputs(sliced, self.inputs)
         if isinstance(answer, str):
             return f"{DOES_NOT_RUN}: {answer}"
         return _difference(answer, reference, TOLERANCE[self.precision])
-
-    def _run(self, module: nn.Module | str) -> tuple[Tensor, ...] | str:
-        if isinstance(module, str):
-            return module
-        try:
-            with torch.no_grad():
-                return flatten_outputs(module(*self.inputs))
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError, AttributeError) as error:
-            return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _unit_size(unit: Sequence[Group]) -> int:
@@ -254,10 +250,6 @@ def _masked(plain: nn.Module, structure: Iterable[StructureEdit], trainable: fro
     return module
 
 
-def _sliced(plain: nn.Module, structure: Iterable[StructureEdit]) -> nn.Module:
-    return apply_structure(edits.copy_module(plain), structure)
-
-
 def _difference(answer: Sequence[Tensor], reference: Sequence[Tensor], tolerance: float) -> str | None:
     if len(answer) != len(reference):
         return f"the sliced network gives {len(answer)} outputs, the masked one {len(reference)}"
@@ -272,6 +264,40 @@ def _difference(answer: Sequence[Tensor], reference: Sequence[Tensor], tolerance
             share = error / (largest or 1)
             return f"output {number} of the sliced network differs from the masked one's by {share:.1e} of its maximum"
     return None
+
+
+def difference(one: Network, other: Network) -> str | None:
+    """Why ``one`` does not compute what ``other`` does on random inputs, to float precision; None where it does.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> network = Network(layer, (torch.zeros(2, 2),))
+        >>> difference(network, edits.copy(network)) is None
+        True
+    """
+    answers: list[tuple[Tensor, ...] | str] = []
+    for precision, tolerance in TOLERANCE.items():
+        answers = [
+            _run(edits.bake(edits.copy_module(each.module)).eval().to(precision), other, precision) for each in (one, other)
+        ]
+        got, want = answers
+        if not isinstance(got, str) and not isinstance(want, str):
+            return _difference(got, want, tolerance)
+    return next(answer for answer in answers if isinstance(answer, str))
+
+
+def _run(module: nn.Module, network: Network, precision: torch.dtype) -> tuple[Tensor, ...] | str:
+    inputs = [each.to(precision) if each.is_floating_point() else each for each in _random_inputs(network.example_inputs)]
+    return _outputs(module, inputs)
+
+
+def _outputs(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | str:
+    """What ``module`` gives, or why it does not run."""
+    try:
+        with torch.no_grad():
+            return flatten_outputs(module(*inputs))
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, KeyError, AttributeError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _random_inputs(examples: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -43,7 +43,7 @@ def channel_importance(module: nn.Module, groups: Sequence[Group], how: str, job
         job: Where data and loss come from.
         samples: How many calibration samples are run, where data is.
     """
-    return CHANNEL_IMPORTANCES[how](Setting(module, groups, job, samples))
+    return CHANNEL_IMPORTANCES[how](Setting(module, groups, job, samples)) if groups else {}
 
 
 def collect(member: Member, size: int, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

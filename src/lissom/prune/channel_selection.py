@@ -1,4 +1,4 @@
-"""Channel selection: which indices of which groups go, for a share of them or for a target of MACs."""
+"""Channel selection: which indices of which groups go, up to the first selection that is enough."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lissom.graph.capture import Graph
 from lissom.graph.cost import macs
 from lissom.graph.groups import Group
 
-__all__ = ["Keep", "Ladder", "ladders", "select"]
+__all__ = ["Keep", "Ladder", "ladders", "macs_left", "removed", "select"]
 
 Keep = dict[Group, npt.NDArray[np.bool_]]
 
@@ -67,24 +67,35 @@ def ladders(sets: Sequence[Sequence[Group]], scores: Mapping[Group, npt.NDArray[
     return result
 
 
-def select(graph: Graph, found: Sequence[Ladder], *, scope: str, ratio: float | None, target: float | None) -> Keep:
-    """What stays of every group.
+def select(
+    graph: Graph,
+    found: Sequence[Ladder],
+    *,
+    scope: str,
+    by_macs: bool,
+    enough: Callable[[Keep], bool],
+    trials: int | None = None,
+) -> Keep:
+    """What stays of every group: the most important selection that is enough, or the smallest there is.
 
     Args:
         graph: The network's graph, for MACs.
         found: The ladders.
         scope: ``"global"``: rungs of all ladders compete, by importance for what they save; ``"group"``: every ladder
             loses the same share.
-        ratio: Share of all indices that goes; None for a target.
-        target: MACs that may be left; the most important selection that meets it, or the smallest there is.
+        by_macs: Whether rungs compete by the multiply-accumulates that they save, or by how many indices go.
+        enough: Whether a selection leaves no more than may be left; true of every smaller selection too.
+        trials: How finely to look where ``enough`` is dear: steps are told apart up to one in 2^trials.
     """
     if not found:
         return {}
-    taking = _by_share(found) if scope == "group" else _by_rank(graph, found, by_macs=target is not None)
-    if target is None:
-        total = sum(group.size for ladder in found for group in ladder.groups)
-        return taking(_first(taking.steps, lambda count: _removed(taking(count)) >= (ratio or 0) * total - 1e-9))
-    return taking(_first(taking.steps, lambda count: macs(graph, _by_atom(taking(count))) <= target))
+    taking = _by_share(found) if scope == "group" else _by_rank(graph, found, by_macs=by_macs)
+    places = taking.steps if trials is None else min(taking.steps, 2**trials)
+
+    def at(place: int) -> Keep:
+        return taking(round(place * taking.steps / max(places, 1)))
+
+    return at(_first(places, lambda place: enough(at(place))))
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ def _by_rank(graph: Graph, found: Sequence[Ladder], *, by_macs: bool) -> _Taking
             continue
         half = max(1, len(ladder.rungs) // 2)
         if by_macs:
-            saved = (whole - macs(graph, _by_atom(_kept([ladder], [half])))) / half
+            saved = (whole - macs_left(graph, _kept([ladder], [half]))) / half
         else:
             saved = sum(part.size for part in ladder.rungs[0])
         highest = 0.0
@@ -151,8 +162,14 @@ def _kept(found: Sequence[Ladder], counts: Sequence[int]) -> Keep:
     }
 
 
-def _removed(keep: Keep) -> int:
+def removed(keep: Keep) -> int:
+    """How many indices go."""
     return sum(int((~mask).sum()) for mask in keep.values())
+
+
+def macs_left(graph: Graph, keep: Keep) -> int:
+    """Multiply-accumulates of one sample that are left."""
+    return macs(graph, _by_atom(keep))
 
 
 def _by_atom(keep: Keep) -> dict[Atom, npt.NDArray[np.bool_]]:

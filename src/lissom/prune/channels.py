@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
@@ -12,15 +11,17 @@ from torch import Tensor
 
 from lissom.calibrate.batch_norm import recalibrate_batch_norm
 from lissom.calibrate.reconstruction import reconstruct
+from lissom.deploy import deploy
 from lissom.errors import UsageError
 from lissom.graph.attributes import siblings
 from lissom.graph.capture import Graph, capture
 from lissom.graph.groups import Group, groups
 from lissom.graph.slicing import Removal, remove
-from lissom.job import Job, Step, step
+from lissom.job import Job, Nested, Step, step
 from lissom.network import Network
 from lissom.prune.channel_importance import channel_importance
-from lissom.prune.channel_selection import ladders, select
+from lissom.prune.channel_selection import ladders
+from lissom.prune.channel_targets import Latency, Macs, Ratio, Target
 from lissom.prune.dead import remove_dead
 
 __all__ = ["PruneChannels", "mend", "prune"]
@@ -35,22 +36,26 @@ class PruneChannels(Step):
 
     Channels, heads, hidden units: every index that the graph allows to go. Each removal is proved: the smaller network
     computes what the network with those positions at zero computes, or the group is left alone and named in the notes.
-    Exactly one of ``ratio`` and ``macs`` is given.
+    Exactly one of ``ratio``, ``macs`` and ``latency`` is given.
 
     Args:
         ratio: Share of all indices that goes; 0 removes only those that are all zero already.
         macs: Multiply-accumulates that may stay, as a share of those that the network has now.
+        latency: Time of one call that may stay, as a share of what the network takes now; measured on this machine as
+            float files in ONNX Runtime, one sample, one thread.
         importance: ``"l1"``, ``"l2"``, ``"batch_norm"``, ``"taylor"``, ``"fisher"``, ``"activity"`` or ``"entropy"``: see
             :data:`lissom.prune.channel_importance.CHANNEL_IMPORTANCES`.
         scope: ``"global"``: all groups compete; ``"group"``: every group loses the same share.
         multiple: What is left of a group is a multiple of this, where the group has so many: kernels like 8 or 16.
         rounds: Go there in so many rounds, each with new importances.
+        finetune: What trains the network between rounds, such as ``Finetune(epochs=1)``; None does not train.
         reconstruct: Refit the layers that are left to what the network computed before, by least squares on calibration
             data, and recalibrate batch-norm statistics. Neither needs labels.
         samples: Calibration samples for importances and mending.
 
     Raises:
-        UsageError: both or none of ratio and macs.
+        UsageError: none or several of ratio, macs and latency.
+        ModelRefused: the network's graph cannot be captured.
 
     Example:
         >>> PruneChannels(macs=0.5, importance="fisher").to_dict()
@@ -59,17 +64,19 @@ class PruneChannels(Step):
 
     ratio: Annotated[float, Ge(0), Lt(1)] | None = None
     macs: Annotated[float, Gt(0), Lt(1)] | None = None
+    latency: Annotated[float, Gt(0), Lt(1)] | None = None
     importance: Literal["l1", "l2", "batch_norm", "taylor", "fisher", "activity", "entropy"] = "fisher"
     scope: Literal["global", "group"] = "global"
     multiple: Annotated[int, Gt(0)] = 1
     rounds: Annotated[int, Gt(0)] = 1
+    finetune: Nested | None = None
     reconstruct: bool = True
     samples: Annotated[int, Gt(0)] = 512
 
     def __post_init__(self) -> None:
-        if (self.ratio is None) == (self.macs is None):
-            given = "both" if self.ratio is not None else "neither"
-            raise UsageError(f"PruneChannels: {given} of ratio and macs given; give exactly one of them")
+        given = [name for name in ("ratio", "macs", "latency") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise UsageError(f"PruneChannels: {' and '.join(given) or 'no target'} given; give one of ratio, macs and latency")
 
     def apply(self, network: Network, job: Job) -> Network:
         """The smaller network, and in its notes what was left alone."""
@@ -91,58 +98,60 @@ def prune(how: Any, network: Network, job: Job, candidates: Candidates) -> Netwo
         job: Data and loss.
         candidates: Which groups may lose indices.
     """
-    original, before = network, capture(network).macs
-    rounds, macs, ratio = getattr(how, "rounds", 1), getattr(how, "macs", None), how.ratio
-    for number in range(1, rounds + 1):
+    fields = PruneChannels.__dataclass_fields__
+    settings = PruneChannels(**{name: value for name, value in vars(how).items() if name in fields})
+    graph = capture(network)
+    original, target = network, _target(settings, network, graph, job)
+    for number in range(1, settings.rounds + 1):
         job.check_time()
-        graph = capture(network)
-        plan = _Plan(
-            importance=how.importance,
-            scope=how.scope,
-            multiple=getattr(how, "multiple", 1),
-            samples=how.samples,
-            ratio=None if ratio is None else 1 - (1 - ratio) ** (1 / rounds),
-            target=None if macs is None else before * macs ** (number / rounds),
-        )
-        removal = _remove(plan, network, graph, job, candidates)
-        if how.reconstruct and removal.removed:
-            mend(removal.network, original, job, how.samples)
-        network = removal.network.noting(*(f"{name} was left alone: {why}" for name, why in removal.refused.items()))
-    after = capture(network).macs
-    if macs is not None and after > before * macs * 1.001:
-        network = network.noting(
-            f"pruning channels leaves {after / before:.0%} of the MACs; {macs:.0%} cannot be reached: at least one "
-            "position of every group is kept, and some axes cannot be pruned (lissom inspect says why)"
-        )
-    return network
+        graph = graph if number == 1 else capture(network)
+        removal, notes = _remove(settings, network, graph, job, candidates, target, number / settings.rounds)
+        if settings.reconstruct and removal.removed:
+            mend(removal.network, original, job, settings.samples)
+        network = removal.network.noting(*notes)
+        if settings.finetune is not None and number < settings.rounds:
+            folder = None if job.checkpoints is None else job.checkpoints / f"round-{number}"
+            original = network = settings.finetune.apply(network, dataclasses.replace(job, checkpoints=folder))
+    missed = target.missed(network)
+    return network.noting(missed) if missed else network
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """How one round selects."""
-
-    importance: str
-    scope: str
-    multiple: int
-    samples: int
-    ratio: float | None
-    target: float | None
+def _target(settings: PruneChannels, network: Network, graph: Graph, job: Job) -> Target:
+    if settings.ratio is not None:
+        return Ratio(settings.ratio, settings.rounds)
+    if settings.macs is not None:
+        return Macs(settings.macs, graph.macs)
+    return Latency(settings.latency or 1.0, deploy(network).to_bytes(), job.checkpoints)
 
 
-def _remove(plan: _Plan, network: Network, graph: Graph, job: Job, candidates: Candidates) -> Removal:
-    """Select and remove; groups that cannot be proved are left out, and the others make up for them."""
+def _remove(
+    settings: PruneChannels,
+    network: Network,
+    graph: Graph,
+    job: Job,
+    candidates: Candidates,
+    target: Target,
+    after: float,
+) -> tuple[Removal, list[str]]:
+    """Select and remove; groups that cannot be proved are left out and noted, and the others make up for them."""
     wanted = candidates(graph, groups(graph))
-    scores = channel_importance(network.module, wanted, plan.importance, job, samples=plan.samples)
+    scores = channel_importance(network.module, wanted, settings.importance, job, samples=settings.samples)
     sets = siblings(graph, network.module, wanted)
     refused: dict[str, str] = {}
     while True:
-        found = [left for each in sets if (left := [group for group in each if group.name not in refused])]
-        steps = ladders(found, scores, plan.multiple)
-        removal = remove(network, graph, select(graph, steps, scope=plan.scope, ratio=plan.ratio, target=plan.target))
+        left = [some for each in sets if (some := [group for group in each if group.name not in refused])]
+        keep = target.select(graph, ladders(left, scores, settings.multiple), network, scope=settings.scope, after=after)
+        removal = remove(network, graph, keep)
         fresh = {name: why for name, why in removal.refused.items() if name not in refused}
         refused.update(fresh)
         if not fresh:
-            return dataclasses.replace(removal, refused=refused)
+            emptied = [group.name for group in removal.removed if keep[group].sum() == 1]
+            notes = [f"{name} was left alone: {why}" for name, why in refused.items()]
+            if emptied:
+                notes.append(f"one position of {', '.join(emptied)} is kept: a layer is never emptied")
+            if not wanted:
+                notes.append("no channel can be removed: something fixes every axis (lissom inspect says what)")
+            return removal, notes
 
 
 def mend(network: Network, original: Network, job: Job, samples: int) -> None:
