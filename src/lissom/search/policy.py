@@ -69,13 +69,14 @@ def knob(goal: Goal, network: Network, data: Data) -> Search:
         samples = round(max(32, min(512, CALIBRATION_MACS / macs)))
         recipe_at = partial(latency_recipe, epochs=epochs, samples=samples)
         return Bisection(recipe_at, rounds=ROUNDS) if prunable(network) else Fixed(())
-    return Bisection(lambda strength: size_recipe(strength, epochs), rounds=ROUNDS)
+    return Bisection(partial(size_recipe, epochs=epochs, structure=prunable(network)), rounds=ROUNDS)
 
 
-def size_recipe(strength: float, epochs: int) -> Recipe:
+def size_recipe(strength: float, epochs: int, *, structure: bool = False) -> Recipe:
     """Prune while training, share what is left, train the shared values: Deep Compression (arXiv:1510.00149) as one knob.
 
-    Strength 0 removes a third of the weights and shares 7 bits; strength 1 removes 99 % and shares 3 bits.
+    Strength 0 removes a third of the weights and shares 7 bits; strength 1 removes 99 % and shares 3 bits. With
+    ``structure``, channels that training left without a weight go at the end: positions of zeros cost bits too.
     """
     sparsity = 1 - 10 ** -(0.2 + 1.8 * strength)
     decay = PolynomialDecay(initial=0.0, final=round(sparsity, 4), begin=0.0, end=0.7)
@@ -84,6 +85,7 @@ def size_recipe(strength: float, epochs: int) -> Recipe:
         ShareWeights(bits=round(7 - 4 * strength)),
         QuantizeWeights(bits=8, granularity="tensor", include=("*bias",)),
         Finetune(epochs=max(1, epochs // 4), learning_rate=2e-4, distill=Distill()),
+        *[PruneChannels(ratio=0)] * structure,
     ))  # fmt: skip
 
 
