@@ -47,7 +47,7 @@ def test_what_cannot_be_captured_is_still_listed_and_said():
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_command_prints_them(as_json):
-    result = CliRunner().invoke(app, ["inspect", "examples.lenet:lenet5", "--input", "1,28,28", *["--json"] * as_json])
+    result = CliRunner().invoke(app, ["inspect", "examples.lenet:lenet5", "--input", "1x28x28", *["--json"] * as_json])
     assert result.exit_code == 0, result.output
     if as_json:
         found = json.loads(result.stdout)
