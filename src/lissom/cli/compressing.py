@@ -138,4 +138,4 @@ def demo() -> None:
 def register(app: typer.Typer) -> None:
     """Add these commands to ``app``."""
     app.command(epilog=EXAMPLES)(compress)
-    app.command()(demo)
+    app.command(epilog="Example, in the top folder of a checkout:  lissom demo")(demo)

@@ -79,4 +79,4 @@ def doctor(as_json: options.Json = False) -> None:
 def register(app: typer.Typer) -> None:
     """Add these commands to ``app``."""
     app.command(epilog="Example:  lissom inspect examples.lenet:lenet5 --weights demo/lenet5.safetensors")(inspect)
-    app.command()(doctor)
+    app.command(epilog="Example:  lissom doctor --json")(doctor)

@@ -92,19 +92,31 @@ class Measured:
             change = -change
         scale = 1.0 if self.metric.unit == "share" else max(abs(self.value), 1e-12)
         error = float(change.std(ddof=1) / np.sqrt(len(change))) if len(change) > 1 else float("inf")
-        return Drop(float(change.mean()) / scale, error / scale)
+        hits = bool(np.isin(self.samples, (0.0, 1.0)).all() and np.isin(after.samples, (0.0, 1.0)).all())
+        return Drop(float(change.mean()) / scale, error / scale, 1 / len(change) / scale if hits else 0.0)
 
 
 @dataclass(frozen=True)
 class Drop:
-    """What was lost, and the paired standard error of that figure."""
+    """What was lost, and the paired standard error of that figure.
+
+    Args:
+        value: What was lost.
+        standard_error: Paired, over the samples.
+        step: What one sample more or less makes, where samples are hit or missed; 0 for any other metric.
+    """
 
     value: float
     standard_error: float
+    step: float = 0.0
 
     def undecided(self, limit: float) -> bool:
-        """Whether the data is too small to tell the drop from the limit."""
-        return self.standard_error > limit / 2
+        """Whether the data is too small to tell the drop from the limit: few samples that all agree are no evidence either.
+
+        >>> Drop(0.0, 0.0, 1 / 12).undecided(0.01), Drop(0.0, 0.0, 1 / 1000).undecided(0.01)
+        (True, False)
+        """
+        return max(self.standard_error, self.step) > limit / 2
 
 
 def _top(logits: Tensor) -> Tensor:
