@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 Build = Callable[[Any], Any]
 
 
@@ -116,7 +118,7 @@ def _normalisation(name: str, **options: Any) -> Build:
 
 def _adapted(keras: Any) -> Any:
     layer = keras.layers.Normalization()
-    layer.adapt([[0.0, 1.0, 2.0], [2.0, 5.0, 1.0], [1.0, -1.0, 0.5]])
+    layer.adapt(np.array([[0.0, 1.0, 2.0], [2.0, 5.0, 1.0], [1.0, -1.0, 0.5]], np.float32))
     return keras.Sequential([keras.Input((3,)), layer, keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(2)])
 
 
@@ -181,6 +183,7 @@ def settle(model: Any, seed: int = 0) -> Any:
         value = variable.value.detach()
         if value.is_floating_point():
             noise = torch.rand(value.shape, generator=generator)
-            signed = (noise - 0.5) * (2 / max(1, value.shape[0] if value.ndim < 2 else value[..., 0].numel()) ** 0.5)
-            variable.assign(noise + 0.5 if variable.name in ("gamma", "moving_variance", "variance") else signed)
+            signed = (noise - 0.5) * (2 / max(1, value[..., :1].numel() if value.ndim else 1) ** 0.5)
+            if variable.name not in ("mean", "variance"):  # of the data, which their layer has put into other terms already
+                variable.assign(noise + 0.5 if variable.name in ("gamma", "moving_variance") else signed)
     return model

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lissom.networks.keras import KerasModule
 
 __all__ = ["recalibrate_batch_norm"]
 
@@ -32,6 +35,8 @@ def recalibrate_batch_norm(module: nn.Module, batches: Iterable[tuple[Tensor, ..
         >>> layer.running_mean.item(), layer.running_var.item()
         (2.0, 2.0)
     """
+    if isinstance(module, KerasModule):
+        return _recalibrate_keras(module, batches)
     layers = [part for part in module.modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats]
     if not layers:
         return 0
@@ -52,4 +57,44 @@ def recalibrate_batch_norm(module: nn.Module, batches: Iterable[tuple[Tensor, ..
             layer.momentum = momentum
         for part, was_training in training.items():
             part.training = was_training
+    return len(layers)
+
+
+def _recalibrate_keras(module: KerasModule, batches: Iterable[tuple[Tensor, ...]]) -> int:
+    """Each layer normalises by the statistics of the batch that it sees, as it does in training; their average stays."""
+    layers = [place for place in module.skeleton.places if type(place.operation).__name__ == "BatchNormalization"]
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    hooks = []
+
+    def watch(path: str, axis: int) -> Callable[..., None]:
+        def see(part: Any, given: tuple[Any, ...]) -> None:
+            x = next(each for each in given if isinstance(each, Tensor))
+            others = [place for place in range(x.ndim) if place != axis % x.ndim]
+            mean, variance = x.mean(others), x.var(others, correction=0)
+            part.moving_mean.copy_(mean)
+            part.moving_variance.copy_(variance)
+            before = sums.get(path, (torch.zeros_like(mean), torch.zeros_like(variance)))
+            sums[path] = (before[0] + mean, before[1] + variance)
+
+        return see
+
+    device = next((tensor.device for tensor in module.state_dict().values()), torch.device("cpu"))
+    was_training = module.training
+    module.eval()
+    count = 0
+    try:
+        parts = {place.path: module.get_submodule(place.path) for place in layers}
+        hooks = [parts[place.path].register_forward_pre_hook(watch(place.path, place.operation.axis)) for place in layers]
+        with torch.no_grad():
+            for inputs in batches:
+                module(*(tensor.to(device) for tensor in inputs))
+                count += 1
+            for path, (mean, variance) in sums.items():
+                part: Any = parts[path]
+                part.moving_mean.copy_(mean / count)
+                part.moving_variance.copy_(variance / count)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        module.train(was_training)
     return len(layers)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lissom.deploy.fold_keras import fold_keras
+from lissom.deploy.folding import Folding, neighbours, proved
 from lissom.edits import aliases
-from lissom.network import flatten_outputs
+from lissom.networks.keras import KerasModule
 
 __all__ = ["Folding", "fold_batch_norm"]
 
@@ -18,16 +19,6 @@ Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspos
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Folding:
-    """One normalisation that became part of a layer: names of both modules, and whether it stood after the layer."""
-
-    layer: str
-    norm: str
-    after: bool
 
 
 def fold_batch_norm(module: nn.Module, inputs: tuple[Tensor, ...], keep: Collection[str] = ()) -> list[Folding]:
@@ -43,71 +34,26 @@ def fold_batch_norm(module: nn.Module, inputs: tuple[Tensor, ...], keep: Collect
         inputs: Example inputs.
         keep: Names of weights that must keep their values, because they take them from a grid.
     """
-    before = _outputs(module, inputs)
+    if isinstance(module, KerasModule):
+        return fold_keras(module, inputs, keep)
     pairs = [pair for pair in _adjacent(module, inputs) if f"{pair.layer}.weight".lstrip(".") not in keep]
-    undo = [_fold(module, pair) for pair in pairs]
-    if _equal(before, _outputs(module, inputs)):
-        return pairs
-    for restore in undo:
-        restore()
-    proved = []
-    for pair in pairs:
-        restore = _fold(module, pair)
-        if _equal(before, _outputs(module, inputs)):
-            proved.append(pair)
-        else:
-            restore()
-    return proved
-
-
-def _outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    with torch.no_grad():
-        return flatten_outputs(module(*inputs))
-
-
-def _equal(before: tuple[Tensor, ...], after: tuple[Tensor, ...]) -> bool:
-    if len(before) != len(after):
-        return False
-    return all(
-        bool((b.double() - a.double()).abs().max() <= TOLERANCE * b.double().abs().max().clamp(min=1e-30)) if b.numel() else True
-        for b, a in zip(before, after, strict=True)
-    )
+    return proved(module, inputs, pairs, lambda pair: _fold(module, pair))
 
 
 def _adjacent(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Folding]:
     """The pairs whose tensor goes straight from one to the other, each module called once and its weight its own."""
-    calls: dict[str, list[tuple[Tensor, int, Tensor, int]]] = {}
-    hooks = []
-
-    def watch(name: str) -> Callable[..., None]:
-        def see(_part: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-            if given and isinstance(given[0], Tensor) and isinstance(output, Tensor):
-                # The tensors are kept, so that no other can get the same identity; the version tells of in-place changes.
-                calls.setdefault(name, []).append((given[0], given[0]._version, output, output._version))  # noqa: SLF001
-
-        return see
-
     parts = {name: part for name, part in module.named_modules() if isinstance(part, LAYERS + NORMS)}
-    try:
-        hooks = [part.register_forward_hook(watch(name)) for name, part in parts.items()]
-        _outputs(module, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    once = {name: seen[0] for name, seen in calls.items() if len(seen) == 1}
     tied = aliases(module)
-    layers = {name for name in once if isinstance(parts[name], LAYERS) and len(tied.get(_join(name, "weight"), ())) == 1}
-    norms = {name for name in once if isinstance(parts[name], NORMS) and parts[name].running_mean is not None}
-    outputs = {(id(once[name][2]), once[name][3]): name for name in once}
+    layers = {name for name in parts if isinstance(parts[name], LAYERS) and len(tied.get(_join(name, "weight"), ())) == 1}
+    norms = {name for name, part in parts.items() if isinstance(part, NORMS) and part.running_mean is not None}
     taken: set[str] = set()
     pairs: list[Folding] = []
-    for name in once:
-        source = outputs.get((id(once[name][0]), once[name][1]))
-        if source is None or name in taken or source in taken:
+    for source, name, output in neighbours(module, inputs, parts):
+        if name in taken or source in taken:
             continue
-        if name in norms and source in layers and _after_is_exact(parts[source], once[source][2]):
+        if name in norms and source in layers and _after_is_exact(parts[source], output):
             pairs.append(Folding(source, name, after=True))
-        elif name in layers and source in norms and _before_is_exact(parts[name], parts[source], once[source][2]):
+        elif name in layers and source in norms and _before_is_exact(parts[name], parts[source], output):
             pairs.append(Folding(name, source, after=False))
         else:
             continue

@@ -88,7 +88,7 @@ def plain(network: Network, settings: Deploy) -> Plain:
 def _name_folded(editor: Editor, folded: list[Folding]) -> None:
     """A folded weight is another tensor than the user's, and must not go by its name."""
     for pair in folded:
-        for attribute in ("weight", "bias"):
+        for attribute in pair.tensors:
             old = f"{pair.layer}.{attribute}".lstrip(".")
             if old in editor.constants:
                 editor.rename_constant(old, f"{pair.layer}.folded.{attribute}".lstrip("."))

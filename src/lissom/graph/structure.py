@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +15,7 @@ from lissom.graph.attention import fit_heads
 from lissom.graph.blocks import block
 from lissom.graph.narrow_norms import averaged_width, narrow
 from lissom.network import Bypass, Replace, Resize, Scale, Slice, StructureEdit
+from lissom.networks.keras import KerasModule
 
 __all__ = ["PassThrough", "apply_structure", "structure_from_json", "structure_to_json"]
 
@@ -66,6 +68,9 @@ def apply_structure(module: nn.Module, structure: Iterable[StructureEdit]) -> nn
             narrow(_submodule(module, path), whole[path])
         if isinstance(around := _submodule(module, path.rpartition(".")[0]), nn.MultiheadAttention):
             fit_heads(around)
+    if isinstance(module, KerasModule):
+        with contextlib.suppress(ValueError):  # its next call says what is wrong
+            module.fit()  # now: a model cannot be built while its graph is captured
     return module
 
 

@@ -21,6 +21,8 @@ __all__ = [
     "Metric",
     "accuracy",
     "agreement",
+    "are_probabilities",
+    "as_logits",
     "as_metric",
     "default_metric",
     "divergence",
@@ -221,11 +223,29 @@ def divergence(outputs: Outputs, reference: Outputs, task: str) -> Tensor:
     if task != "classify":
         return (1 - _cosine(outputs, reference)).clamp(min=0)
     theirs, ours = (found[0].double().reshape(*found[0].shape[:2], -1) for found in (reference, outputs))
-    if bool((theirs >= 0).all()) and torch.allclose(theirs.sum(1), torch.ones_like(theirs.sum(1)), atol=1e-3):
+    if are_probabilities(theirs):
         q, p = (probabilities.clamp(min=1e-12).log() for probabilities in (ours, theirs))
     else:
         q, p = F.log_softmax(ours, 1), F.log_softmax(theirs, 1)
     return (p.exp() * (p - q)).sum((1, 2)).clamp(min=0)
+
+
+def are_probabilities(scores: Tensor) -> bool:
+    """Whether scores [N, classes, …] are probabilities, as a network that ends in a softmax gives them, and no logits.
+
+    >>> are_probabilities(torch.tensor([[0.25, 0.75]])), are_probabilities(torch.tensor([[0.25, 2.75]]))
+    (True, False)
+    """
+    total = scores.sum(1)
+    return scores.shape[1] > 1 and bool((scores >= 0).all()) and torch.allclose(total, torch.ones_like(total), atol=1e-3)
+
+
+def as_logits(scores: Tensor) -> Tensor:
+    """Scores whose softmax the probabilities are, where ``scores`` [N, classes, …] are probabilities; else themselves.
+
+    Losses take logits; a second softmax over probabilities would leave them almost no gradient.
+    """
+    return scores.clamp(min=1e-9).log() if are_probabilities(scores.detach()) else scores
 
 
 def measure(run: Run, split: Split, metric: Metric, *, original: Run | None = None, batch_size: int = 250) -> Measured:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lissom.job import value_class
+from lissom.measure.metrics import as_logits
 
 __all__ = ["Distill"]
 
@@ -38,7 +39,7 @@ class Distill:
     def loss(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], *, classes: bool) -> Tensor:
         """The distillation loss of a batch, a scalar."""
         if classes:
-            soft, target = (F.log_softmax(outputs[0] / self.temperature, 1) for outputs in (student, teacher))
+            soft, target = (F.log_softmax(as_logits(outputs[0]) / self.temperature, 1) for outputs in (student, teacher))
             per_sample = F.kl_div(soft, target, reduction="none", log_target=True).sum(1)
             return per_sample.mean() * self.temperature**2
         errors = [F.mse_loss(a, b) / b.square().mean().clamp_min(1e-12) for a, b in zip(student, teacher, strict=True)]

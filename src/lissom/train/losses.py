@@ -9,13 +9,14 @@ from torch.nn import functional as F
 
 from lissom.data import Data
 from lissom.job import Loss
+from lissom.measure.metrics import as_logits
 
 __all__ = ["cross_entropy", "default_loss", "squared_error"]
 
 
 def cross_entropy(outputs: tuple[Tensor, ...], targets: Any) -> Tensor:
-    """Cross-entropy of the first output, logits [N, classes, …], with integer labels [N, …]."""
-    return F.cross_entropy(outputs[0], targets)
+    """Cross-entropy of the first output, logits or probabilities [N, classes, …], with integer labels [N, …]."""
+    return F.cross_entropy(as_logits(outputs[0]), targets)
 
 
 def squared_error(outputs: tuple[Tensor, ...], targets: Any) -> Tensor:

@@ -58,16 +58,21 @@ class _Skeleton:
     def routed(self, module: nn.Module) -> Iterator[None]:
         """For as long as the block runs, each layer's call goes through the part of ``module`` that has its path."""
         parts = dict(module.named_modules(remove_duplicate=False))
-        routed = [place.operation for place in self.places if place.path]
+        layers = [vars(place.operation) for place in self.places if place.path and place.path in parts]
+        routes = [_route(parts[place.path], place.operation.call) for place in self.places if place.path and place.path in parts]
+        unrolled = [attributes.get("unroll") for attributes in layers]
         try:
-            for place in self.places:
-                if place.path in parts and place.path:
-                    # Set past Keras' own bookkeeping of attributes, which would take it for a part of the layer.
-                    vars(place.operation)["call"] = _route(parts[place.path], place.operation.call)
+            for attributes, route in zip(layers, routes, strict=True):
+                # Set past Keras' own bookkeeping of attributes, which would take a part for a layer of the model.
+                attributes["call"] = route
+                if "unroll" in attributes:  # Keras' loop over steps iterates over the batch, too, which would fix its size
+                    attributes["unroll"] = True
             yield
         finally:
-            for operation in routed:
-                vars(operation).pop("call", None)
+            for attributes, unroll in zip(layers, unrolled, strict=True):
+                attributes.pop("call", None)
+                if unroll is not None:
+                    attributes["unroll"] = unroll
 
 
 def _route(part: nn.Module, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -152,6 +157,9 @@ class KerasModule(nn.Module):
         Raises:
             ValueError: the model is of a class of its own, which does not say how it is built, or as for :meth:`fit`.
         """
+        blocks = [path for path in self._replaced() if any(True for _ in self.get_submodule(path).parameters())]
+        if blocks:
+            raise ValueError(f"no layer of Keras is what stands now in the place of {', '.join(sorted(blocks))}")
         model = self._rebuilt()
         return model, places(model, self._paths())
 

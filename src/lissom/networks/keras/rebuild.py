@@ -70,7 +70,7 @@ def rebuilt(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"Keras builds no model of the new sizes: {reason}") from error
     left = [place for place in places if not any(place.path.startswith(f"{path}.") for path in replaced)]
-    for new in walked(made, [place.path for place in left]):
+    for old, new in zip(left, walked(made, [place.path for place in left]), strict=True):
         for name, variable in new.variables.items():
             wanted = shapes.get((new.path, name))
             if tuple(variable.shape) != wanted:
@@ -78,6 +78,10 @@ def rebuilt(
                     f"{new.path}.{name} has shape {list(wanted or ())}, and a {type(new.operation).__name__} of the "
                     f"configuration that follows has {list(variable.shape)}"
                 )
+        if hasattr(new.operation, "finalize_state"):  # a layer that keeps its statistics in another form beside its variables
+            for name, variable in new.variables.items():
+                variable.assign(old.variables[name].value)
+            new.operation.finalize_state()
     return made
 
 

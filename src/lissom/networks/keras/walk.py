@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import keyword
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,9 +104,9 @@ def _is_metric(operation: Any, variable: Any) -> bool:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """A name that torch takes for a submodule or parameter, and that is not taken."""
+    """A name that torch takes for a submodule or parameter, and writes into the code of graphs, and that is not taken."""
     plain = name.replace(".", "_").replace("/", "_")
-    while plain in taken or hasattr(_PLAIN, plain):
+    while plain in taken or hasattr(_PLAIN, plain) or keyword.iskeyword(plain):
         plain += "_"
     taken.add(plain)
     return plain
