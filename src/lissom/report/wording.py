@@ -89,12 +89,12 @@ def count_text(count: float) -> str:
 
 
 def ms_text(milliseconds: float) -> str:
-    """A time given in milliseconds; in microseconds where it is under a tenth of one.
+    """A time given in milliseconds; in microseconds where it is under one.
 
-    >>> ms_text(0.8234).replace(SPACE, " "), ms_text(0.01234).replace(SPACE, " ")
-    ('0.823 ms', '12.3 µs')
+    >>> ms_text(8.234).replace(SPACE, " "), ms_text(0.8234).replace(SPACE, " ")
+    ('8.23 ms', '823 µs')
     """
-    if 0 < milliseconds < 0.1:
+    if 0 < milliseconds < 0.9995:
         return f"{_significant(milliseconds * 1000)}{SPACE}µs"
     return f"{_significant(milliseconds)}{SPACE}ms"
 
