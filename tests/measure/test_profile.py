@@ -33,6 +33,14 @@ def test_every_layer_has_its_time(file: Path) -> None:
     assert taken["3"] > 0
 
 
+def test_what_is_looked_up_is_no_weight_of_what_follows(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Embedding(10, 16), nn.Linear(16, 16), nn.Flatten(), nn.Linear(64, 2))
+    made = Network(module, (torch.zeros(2, 4, dtype=torch.long),))
+    deploy(made).save(tmp_path / "model.onnx")
+    layers = {name: [f"{name}.weight", f"{name}.bias"] for name in ("0", "1", "3")}
+    assert set(layer_seconds(tmp_path / "model.onnx", (np.zeros((1, 4), np.int64),), layers)) == set(layers)
+
+
 def test_a_layer_that_the_file_does_not_have_has_no_time(file: Path) -> None:
     taken = layer_seconds(file, (np.zeros((1, 3, 32, 32), np.float32),), {**LAYERS, "gone": ["gone.weight"]})
     assert "gone" not in taken

@@ -115,6 +115,9 @@ def _summary(record: Record, folder: Path) -> None:
     table(f"{record.model} → {folder}", ("", "before", "after", ""), rows)
     if metric.undecided:
         out.print("The data is too small to tell this drop from its limit: more test samples would decide it.", markup=False)
+    for latency in record.latency:
+        if not latency.stable:
+            out.print("Other work had the CPU while latency was measured: run  lissom bench  on a quiet machine.", markup=False)
     for note in record.notes:
         out.print(f"note: {note}", markup=False)
     out.print(f"The whole story: {folder / 'report.html'}", markup=False)

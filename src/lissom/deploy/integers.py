@@ -166,12 +166,18 @@ def ends(made: Plan) -> tuple[str, ...]:
 def left_in_float(editor: Editor, made: Plan) -> str | None:
     """A sentence that names the operators of weight that stay in float; None where there are none."""
     chosen = {id(node) for node in made.nodes}
-    kinds = Counter(node.op_type for node in editor.nodes if node.op_type in COSTLY and id(node) not in chosen)
-    if not kinds:
+    left = [node for node in editor.nodes if node.op_type in COSTLY and id(node) not in chosen and not _looks_up(editor, node)]
+    if not left:
         return None
+    kinds = Counter(node.op_type for node in left)
     named = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    first = next(node for node in editor.nodes if node.op_type in kinds and id(node) not in chosen)
-    return f"left in float: {named} (the first is {first.name or first.output[0]})"
+    return f"left in float: {named} (the first is {left[0].name or left[0].output[0]})"
+
+
+def _looks_up(editor: Editor, node: NodeProto) -> bool:
+    """Whether a Gather takes no rows of trained floats: of levels (see :func:`embeddings`), of a shape …"""
+    table = editor.constants.get(node.input[0]) if node.op_type == "Gather" else None
+    return node.op_type == "Gather" and (node.input[0] not in editor.parameters or table is None or table.dtype != np.float32)
 
 
 def integer_steps(low: float, high: float, *, signed: bool, symmetric: bool, bits: int = 8) -> Steps:

@@ -59,14 +59,15 @@ def _name_nodes(model: ModelProto, owners: Mapping[str, int]) -> dict[str, int]:
         The layer of each value.
     """
     of_value = {tensor.name: owner for tensor in model.graph.initializer if (owner := _owner(tensor.name, owners)) is not None}
-    weights = set(of_value)
+    weights, constants = set(of_value), {"", *(tensor.name for tensor in model.graph.initializer)}
     for number, node in enumerate(model.graph.node):
         owner = _of_node(node, of_value, weights)
         node.name = f"{'' if owner is None else owner}#{number}"
         if owner is not None:
             of_value.update(dict.fromkeys(node.output, owner))
-            if all(not name or name in weights for name in node.input[:1]):
-                weights.update(node.output)  # a dequantized or looked-up weight still is one
+            if constants.issuperset(node.input):
+                constants.update(node.output)
+                weights.update(node.output)  # a dequantized weight still is one
     return of_value
 
 
