@@ -215,7 +215,11 @@ def _searches(network: Network, job: Job, settings: Options) -> tuple[Search, ..
 
 
 def _fingerprint(network: Network, job: Job, settings: Options) -> str:
-    """Of everything that the result depends on; the time limit is left out, so that a run may be given more."""
+    """Of everything that the result depends on.
+
+    The time limit is left out, so that a run may be given more, and so is the number of threads: it moves no more than the
+    last bits of a sum, and a run that is resumed, or read again, with another is no other run.
+    """
     state = {name: _tensor_mark(tensor) for name, tensor in edits.state_dict(network.module).items()}
     splits = {split.name: [len(split), *_data_marks(split)] for split in (job.data.train, job.data.validation, job.data.test)}
     limits = settings.limits
@@ -228,7 +232,6 @@ def _fingerprint(network: Network, job: Job, settings: Options) -> str:
         task=[job.data.task, job.metric.name, *(["curve"] if settings.curve else [])],
         own=[None if own is None else callable_name(own) for own in (settings.loss, settings.train)],
         versions=versions(),
-        threads=torch.get_num_threads(),
     )
 
 
