@@ -25,7 +25,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 # The benches that need nothing but the project; the others say what they need when they are run.
-QUICK := startup deep_compression kill capture
+QUICK := startup deep_compression kill capture archive fuzz
 
 bench-quick: $(STAMP)
 	for bench in $(QUICK); do $(BIN)/python bench/$$bench.py --quick || exit 1; done

@@ -109,3 +109,28 @@ def test_what_cannot_be_read_or_written_is_refused(tmp_path):
     with pytest.raises(CorruptArchive, match="empty"):
         open_archive(tmp_path / "empty.lissom")
     assert not (tmp_path / "m.lissom").exists()
+
+
+def test_a_drop_that_is_allowed_makes_the_archive_small_and_is_kept(tmp_path):
+    torch.manual_seed(0)
+    inputs = torch.randn(400, 16)
+    labels = (inputs[:, :4].argmax(1)).numpy()
+    module = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4))
+    optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+    for _ in range(150):
+        torch.nn.functional.cross_entropy(module(inputs), torch.from_numpy(labels)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.save(module.state_dict(), tmp_path / "m.pt")
+    module.example_inputs = (torch.zeros(2, 16),)
+    data = (inputs.numpy(), labels)
+    pack(tmp_path / "m.pt", tmp_path / "m.lissom", data=data, max_drop=0.02, network=module)
+    assert (tmp_path / "m.lissom").stat().st_size < (tmp_path / "m.pt").stat().st_size / 5
+    unpack(tmp_path / "m.lissom", tmp_path / "back.pt")
+    before = (module(inputs).argmax(1).numpy() == labels).mean()
+    module.load_state_dict(torch.load(tmp_path / "back.pt"))
+    assert (module(inputs).argmax(1).numpy() == labels).mean() > before - 0.05
+    with pytest.raises(UsageError, match="go together"):
+        pack(tmp_path / "m.pt", tmp_path / "m.lissom", max_drop=0.02)
+    with pytest.raises(UsageError, match="exclude each other"):
+        pack(tmp_path / "m.pt", tmp_path / "m.lissom", max_drop=0.02, data=data, quality=30.0)

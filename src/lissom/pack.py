@@ -45,17 +45,29 @@ def pack(
     *,
     base: Path_ | None = None,
     quality: float | None = None,
+    max_drop: float | None = None,
+    data: Any = None,
+    network: Any = None,
+    task: str | None = None,
+    seed: int = 0,
     weights_only: bool = False,
     effort: str = "best",
     threads: int | None = None,
 ) -> dict[str, Array | Quantized]:
-    """Write the weights of ``source`` as an archive, exactly unless ``quality`` is given.
+    """Write the weights of ``source`` as an archive, exactly unless ``quality`` or ``max_drop`` is given.
 
     Args:
         source: a ``.safetensors``, ``.pt``, ``.pth``, ``.onnx`` or ``.lissom`` file.
         path: the archive to write.
         base: a file of the same kinds; tensors that it has too are stored as differences to it.
         quality: signal-to-noise ratio in dB of each float tensor of at least two axes; None keeps every bit.
+        max_drop: how much the metric may drop on ``data``, 0.01 for one point: every weight of two axes and more then takes
+            levels by what its errors cost, all tensors at one price of a bit, found by bisection. Where
+            every price loses more, the weights stay exact.
+        data: what to calibrate and to measure on; any data that :func:`lissom.compress` takes, labelled or not.
+        network: what runs the weights, where ``source`` does not run itself: ``package.module:callable``, or a module.
+        task: ``"classify"`` where unlabelled outputs are classes.
+        seed: decides which samples calibrate and which validate.
         weights_only: leave out the graph of an ``.onnx`` file.
         effort: ``"best"`` or ``"fast"``.
         threads: chunks to work on at once; the bytes do not depend on it.
@@ -75,12 +87,16 @@ def pack(
     >>> sorted(written), (folder / "model.lissom").stat().st_size < 128
     (['fc.weight'], True)
     """
-    if base is not None and quality is not None:
-        raise UsageError("a difference to a base is exact: give base or quality, not both")
+    if sum(option is not None for option in (base, quality, max_drop)) > 1:
+        raise UsageError("base, quality and max_drop exclude each other (a difference to a base is exact): give one of them")
+    if (max_drop is None) != (data is None):
+        raise UsageError("max_drop and data go together: the drop is measured on the data")
     weights = _read(Path(source), graph=not weights_only and base is None)
     tensors, metadata = dict(weights.tensors), dict(weights.metadata)
     if quality is not None:
         tensors = {name: _lossy(name, tensor, quality) for name, tensor in tensors.items()}
+    if max_drop is not None:
+        tensors = _within(Path(source), tensors, network, data, max_drop, task, seed)
     stored = tensors
     if base is not None:
         stored = _against(tensors, _read(Path(base), graph=False).tensors)
@@ -237,6 +253,29 @@ def _lossy(name: str, tensor: Array | Quantized, quality: float) -> Array | Quan
     if tensor.ndim < 2 or tensor.size < FEW:
         return tensor
     return quantized(name, tensor, quality)
+
+
+def _within(
+    source: Path, tensors: dict[str, Array | Quantized], network: Any, data: Any, max_drop: float, task: str | None, seed: int
+) -> dict[str, Array | Quantized]:
+    """The tensors with the levels that keep the drop within the limit, wherever the network holds the same values."""
+    from lissom.data import load_data
+    from lissom.networks import open_network
+    from lissom.slope import Priced, within_drop
+
+    runs = open_network(source, data=data) if network is None else open_network(network, weights=source, data=data)
+    priced = Priced(runs, load_data(data, runs, seed=seed, task=task))
+    levels = within_drop(priced, max_drop)
+    values = dict(runs.module.named_parameters())
+    known = {_same(values[name].detach().cpu().numpy()): tensor for name, tensor in levels.items()}
+    return {
+        name: tensor if isinstance(tensor, Quantized) else known.get(_same(tensor), tensor) for name, tensor in tensors.items()
+    }
+
+
+def _same(array: Array) -> tuple[Any, ...]:
+    """What tells arrays apart by their values, whatever they are called."""
+    return array.shape, array.dtype.name, hash(array.tobytes())
 
 
 def _against(tensors: Mapping[str, Array | Quantized], base: Mapping[str, Array | Quantized]) -> dict[str, Array | Quantized]:

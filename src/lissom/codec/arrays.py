@@ -23,6 +23,8 @@ MANY = 1 << 16
 def code_array(stream: Stream, array: npt.NDArray[Any]) -> None:
     """Code ``array`` exactly, bit by bit; in place when decoding (it must be C-contiguous)."""
     bits = bits_of(array)
+    if bits.size == 0:
+        return
     name = array.dtype.name
     mode = 0 if stream.decoding else _choose(bits, name)
     if (
@@ -34,12 +36,14 @@ def code_array(stream: Stream, array: npt.NDArray[Any]) -> None:
     ):
         mode = PLANES
     mode = stream.number(mode, MODE, len(_MODES) - 1)
+    if mode in (TABLE, FLOAT) and name not in FLOATS:
+        raise CorruptArchive(f"a payload holds the {name} numbers of a tensor as floats: the file was altered")
     _MODES[mode](stream, bits, name)
 
 
 def _choose(bits: Bits, name: str) -> int:
     """The mode that costs least, by what is known without coding."""
-    if bits.size == 0 or (bits == bits.flat[0]).all():
+    if (bits == bits.flat[0]).all():
         return CONSTANT
     if name in FLOATS:
         return TABLE if _repeats(bits, *FLOATS[name]) else FLOAT
@@ -91,8 +95,6 @@ def _signed(bits: Bits, name: str) -> Bits:
 
 
 def _constant(stream: Stream, bits: Bits, _: str) -> None:
-    if bits.size == 0:
-        return
     value = 0 if stream.decoding else int(bits.flat[0])
     low = stream.number(value & 0xFFFFFFFF, WORD, 2**32 - 1)
     high = stream.number(value >> 32, WORD, 2**32 - 1) if bits.itemsize == 8 else 0
@@ -177,7 +179,7 @@ def _from_symbols(stream: Stream, bits: Bits, name: str, forth: Any, back: Any) 
     if stream.decoding:
         symbols = np.zeros(bits.shape, np.int32)
         stream.levels(symbols)
-        bits[...] = back(symbols.astype(np.int64)).astype(np.uint64).astype(bits.dtype)
+        bits[...] = back(symbols.astype(np.int64)).astype(np.uint64).astype(bits.dtype).reshape(bits.shape)
     else:
         stream.levels(forth(_signed(bits, name).astype(np.int64)).astype(np.int32))
 
@@ -185,7 +187,7 @@ def _from_symbols(stream: Stream, bits: Bits, name: str, forth: Any, back: Any) 
 def _halves(stream: Stream, bits: Bits, _: str) -> None:
     """Wide integers, 16 bits at a time from the highest."""
     for shift in range(8 * bits.itemsize - 16, -1, -16):
-        part = ((bits >> np.array(shift, bits.dtype)) & np.array(0xFFFF, bits.dtype)).astype(np.int32)
+        part = np.asarray(bits >> np.array(shift, bits.dtype) & np.array(0xFFFF, bits.dtype)).astype(np.int32)
         if stream.decoding:
             part[...] = 0
         stream.levels(part)

