@@ -21,6 +21,7 @@ _ROOMS = {
     "Finetune": "train.finetune",
     "Job": "job",
     "LissomError": "errors",
+    "MixedPrecision": "quantize.mixed",
     "Metric": "measure.metrics",
     "Network": "network",
     "Optimizer": "train.finetune",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from lissom import edits
 from lissom.codec.tensors import Quantized
@@ -12,8 +15,13 @@ from lissom.graph.capture import Graph, capture
 from lissom.graph.cost import LayerCost, cost
 from lissom.graph.groups import fixed_axes, groups, reachable
 from lissom.network import Network
+from lissom.quantize.sensitivity import LayerError, sensitivities
 
 __all__ = ["Inspection", "LayerFacts", "inspect"]
+
+
+WIDTHS = (8, 4)
+"""Bits that each layer is quantized to alone."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ class Inspection:
         fixed: Axes from which nothing can be removed, and why.
         unknown: Operators that no rule follows; what touches them is left alone.
         notes: Everything else worth knowing.
+        quantization: What 8 and 4 bits do to each layer alone, the worst for the outputs first; empty where no inputs were
+            given.
     """
 
     model: str
@@ -68,20 +78,23 @@ class Inspection:
     fixed: tuple[dict[str, Any], ...]
     unknown: tuple[str, ...]
     notes: tuple[str, ...]
+    quantization: tuple[LayerError, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values."""
         return {
             **{name: getattr(self, name) for name in self.__dataclass_fields__},
             "layers": [vars(layer) for layer in self.layers],
+            "quantization": [vars(entry) for entry in self.quantization],
         }
 
 
-def inspect(network: Network) -> Inspection:
+def inspect(network: Network, inputs: Sequence[tuple[Tensor, ...]] = ()) -> Inspection:
     """Look at a network without changing it.
 
     Args:
         network: The network.
+        inputs: Batches of real inputs, on which each layer is quantized alone to see where accuracy would go; none for not.
 
     Example:
         >>> from torch import nn, zeros
@@ -118,7 +131,15 @@ def inspect(network: Network) -> Inspection:
         else tuple({"tensor": f"{fixed.tensor}[{fixed.axis}]", "why": fixed.why} for fixed in fixed_axes(graph)),
         unknown=() if graph is None else graph.unknown,
         notes=tuple(notes),
+        quantization=_worst_first(sensitivities(network, inputs, bits=WIDTHS)) if inputs else (),
     )
+
+
+def _worst_first(found: tuple[LayerError, ...]) -> tuple[LayerError, ...]:
+    worst: dict[str, float] = {}
+    for entry in found:
+        worst[entry.name] = max(worst.get(entry.name, 0.0), entry.output_error)
+    return tuple(sorted(found, key=lambda entry: (-worst[entry.name], entry.name, -entry.bits)))
 
 
 def _layers(network: Network, by_module: dict[str, LayerCost]) -> list[LayerFacts]:

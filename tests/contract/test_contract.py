@@ -20,6 +20,7 @@ from lissom.network import Network
 from lissom.prune.l1 import L1Regularise
 from lissom.prune.schedule import PolynomialDecay
 from lissom.prune.weights import PruneWeights
+from lissom.quantize.mixed import MixedPrecision
 from lissom.quantize.rounding import RoundWeights
 from lissom.quantize.weights import QuantizeWeights
 from lissom.recipe import Recipe
@@ -65,6 +66,7 @@ STEPS: dict[str, Row] = {
     **{f"grid {name}": Row(QuantizeWeights(grid=name)) for name in FITS if name != "affine"},
     "gptq": Row(RoundWeights(bits=4)),
     "adaround": Row(RoundWeights(bits=4, method="adaround", granularity=3, samples=16)),
+    "mixed precision": Row(MixedPrecision(signal_to_noise=18, samples=8)),
     "train": Row(Finetune(epochs=1, learning_rate=1e-2, batch_size=8), idempotent=False),
     "distill": Row(Finetune(epochs=1, batch_size=8, distill=Distill()), idempotent=False),
     "prune gradually": Row(

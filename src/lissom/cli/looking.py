@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,10 @@ from lissom.cli import options
 from lissom.cli.console import out, print_json, reported, table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lissom.inspection import Inspection
+    from lissom.network import Network
 
 __all__ = ["register"]
 
@@ -22,17 +25,41 @@ def inspect(
     preprocess: options.PreprocessName = None,
     shapes: options.Input = None,
     trust: options.Trust = False,
+    quantization: Annotated[
+        str | None,
+        typer.Option("--quantization", help="Data, as --data takes it: show what 8 and 4 bits do to each layer alone."),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Show layers, parameters, MACs, coupled channels, and what can and cannot be made smaller."""
     from lissom.inspection import inspect as run
     from lissom.loading import open_any
 
-    found = run(open_any(model, weights=weights, preprocess=preprocess, input_shapes=shapes, partial=True, trust=trust))
+    network = open_any(model, weights=weights, preprocess=preprocess, input_shapes=shapes, partial=True, trust=trust)
+    found = run(network, () if quantization is None else _some(quantization, network))
     if as_json:
         print_json(found.to_dict())
     else:
         _show(found)
+
+
+def _some(data: str, network: Network) -> list[tuple[Tensor, ...]]:
+    """A few calibration inputs: enough to rank layers by."""
+    from lissom.data import load_data
+
+    return [load_data(data, network).calibration.first(64)[0]]
+
+
+def _show_quantization(found: Inspection) -> None:
+    rows = [
+        (entry.name, entry.bits, f"{entry.signal_to_noise:.1f} dB", f"{entry.output_error:.3g}", f"{entry.bytes:,}")
+        for entry in found.quantization
+    ]
+    table(
+        "Each layer quantized alone, the worst first",
+        ("tensor", "bits", "signal to noise", "error of the outputs", "bytes"),
+        rows,
+    )
 
 
 def _show(found: Inspection) -> None:
@@ -57,6 +84,8 @@ def _show(found: Inspection) -> None:
     if found.groups:
         shown = [(group["name"], group["size"], len(group["members"])) for group in found.groups]
         table(f"Channels that can go ({found.prunable:.0%} of the parameters)", ("group", "channels", "axes"), shown)
+    if found.quantization:
+        _show_quantization(found)
     for line in (*(f"{fixed['tensor']} stays whole: {fixed['why']}" for fixed in found.fixed), *found.notes):
         out.print(line, markup=False)
     if found.unknown:

@@ -45,7 +45,7 @@ class Deployed:
     Args:
         model: The ONNX model.
         bindings: What its initialisers hold; those not listed belong to the graph (shapes, steps of activations).
-        precision: What the arithmetic is: ``"float32"`` or ``"int8"``.
+        precision: What the arithmetic is: a value of ``Deploy.precision``.
         notes: What was left alone or decided by measuring, in plain sentences.
         origins: For values of the model, their names in the captured graph, to name where parity is lost.
         choices: What the target's measurements decided (types, ranges), to write into the recipe.

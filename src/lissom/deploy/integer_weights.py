@@ -17,7 +17,7 @@ from lissom.deploy.editing import Editor, make_node
 from lissom.deploy.operators import OPERATORS, weight_axis
 from lissom.deploy.weights import WITH_BLOCKS, place_quantized
 
-__all__ = ["IntegerTypes", "integer_nodes", "place_weights"]
+__all__ = ["IntegerTypes", "integer_nodes", "place_weights", "weight_levels"]
 
 Array = npt.NDArray[Any]
 LARGEST_BIAS = 2**30
@@ -85,7 +85,7 @@ def place_weights(
         weight = node.input[1]
         if weight not in bindings:
             kinds = types.wide if number in (0, len(nodes) - 1) else types
-            stored = held.get(weight) or _weight_levels(editor, node, weight, kinds.weight_bits, input_scale)
+            stored = held.get(weight) or weight_levels(editor, node, weight, kinds.weight_bits, input_scale)
             scales[weight] = np.asarray(stored.decoding.scale).ravel()  # type: ignore[union-attr]
             bindings[weight] = _place_weight(editor, weight, stored, kinds)
         if len(node.input) > 2 and node.op_type in integer_bias and len(editor.users()[node.input[2]]) == 1:
@@ -93,7 +93,7 @@ def place_weights(
     return [binding for several in bindings.values() for binding in several]
 
 
-def _weight_levels(editor: Editor, node: NodeProto, name: str, bits: int, input_scale: np.float32) -> Quantized:
+def weight_levels(editor: Editor, node: NodeProto, name: str, bits: int, input_scale: np.float32) -> Quantized:
     """Symmetric levels, one scale per output channel, in the user's order of axes."""
     values = editor.constants[name].astype(np.float64)
     axis = weight_axis(node)

@@ -13,6 +13,7 @@ from lissom.codec.tensors import Quantized
 from lissom.deploy import targets
 from lissom.deploy.clean import clean
 from lissom.deploy.deployed import Deployed
+from lissom.deploy.dynamic import deploy_dynamic, deploy_half
 from lissom.deploy.editing import Editor
 from lissom.deploy.export import export_module
 from lissom.deploy.finish import Plain, finish
@@ -101,5 +102,7 @@ def _float32(source: Plain, _settings: Deploy, _calibration: Inputs | None) -> D
 
 PRECISIONS: dict[str, Callable[[Plain, Deploy, Inputs | None], Deployed]] = {
     "float32": _float32,
+    "float16": lambda source, settings, _: deploy_half(source, settings),
     "int8": deploy_static,
+    "int8-dynamic": lambda source, settings, _: deploy_dynamic(source, settings),
 }

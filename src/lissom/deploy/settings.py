@@ -10,7 +10,7 @@ from lissom.job import value_class
 
 __all__ = ["Deploy", "Precision", "Ranges", "Types"]
 
-Precision = Literal["float32", "int8"]
+Precision = Literal["float32", "float16", "int8", "int8-dynamic"]
 Types = Literal["auto", "U8S8", "S8S8", "U8U8", "U8S7", "U8S4", "U4S4"]
 Ranges = Literal["auto", "minmax", "percentile", "std", "mse", "kl"]
 
@@ -22,7 +22,9 @@ class Deploy:
     Args:
         target: A row of the table of targets: ``"this-machine"`` (integer types chosen by measuring on this CPU),
             ``"onnxruntime-cpu"``, ``"openvino"``, ``"tensorrt"`` or ``"portable"``.
-        precision: ``"float32"``, or ``"int8"`` (weights and activations, the ranges of activations from data).
+        precision: ``"float32"``; ``"float16"`` (weights stored in half the bytes, computed in float32); ``"int8"`` (weights and
+            activations, the ranges of activations from data); or ``"int8-dynamic"`` (matrix products, the ranges of
+            activations taken as they come).
         types: Integer types of activations and weights, with their bits: ``"U8S8"``, ``"S8S8"``, ``"U8U8"``, ``"U8S7"``
             (7-bit weights, for CPUs whose 8-bit sums saturate), ``"U8S4"`` (4-bit weights, two to a byte, computed by the
             8-bit kernels) or ``"U4S4"`` (no kernel has it: the file is computed in float); with 4 bits the first and the last

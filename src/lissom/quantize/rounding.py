@@ -19,7 +19,7 @@ from lissom.job import Job, Step, step
 from lissom.network import Network
 from lissom.quantize.channels import bits_of, output_axis
 
-__all__ = ["RoundWeights"]
+__all__ = ["RoundWeights", "calibration_batches"]
 
 BATCH = 32
 FRACTIONS = 41
@@ -62,7 +62,7 @@ class RoundWeights(Step):
         rounded = edits.copy(network)
         names = set(edits.selected(rounded.module, self.include, self.exclude))
         standing = {name for name in names if (edit := edits.edit_of(rounded.module, name)) is not None and edit.grid is not None}
-        batches = list(_batches(job, self.samples))
+        batches = calibration_batches(job, self.samples)
         walk = Walk(rounded, batches)
         twin = Walk(float_twin(network), batches) if is_quantized_graph(network) else walk.again(batches)
         reference = twin.layers()
@@ -120,7 +120,8 @@ class RoundWeights(Step):
         return Affine(whole.scale * best, whole.zero_point, whole.lowest, whole.highest)
 
 
-def _batches(job: Job, samples: int) -> list[tuple[Tensor, ...]]:
+def calibration_batches(job: Job, samples: int) -> list[tuple[Tensor, ...]]:
+    """The first calibration inputs, in batches."""
     left, found = samples, []
     for inputs, _ in job.data.calibration.batches(BATCH):
         found.append(tuple(part[:left] for part in inputs))

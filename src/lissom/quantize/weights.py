@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Le
+from torch import Tensor
 
 from lissom import edits
 from lissom.errors import UsageError
-from lissom.grids import Affine
+from lissom.grids import Affine, Grid
 from lissom.grids.fitting import FITS, Wanted
 from lissom.grids.rounding import stochastic
 from lissom.job import Job, Step, step
@@ -42,6 +43,9 @@ class QuantizeWeights(Step):
             two neighbours on the grid so that its expectation is what it was (equally spaced grids only).
         include: Globs of tensor names; by default every matrix and kernel.
         exclude: Globs of what is left alone.
+
+    Raises:
+        UsageError: one bit would collapse a weight; the message says how much of it would be left.
 
     Example:
         >>> QuantizeWeights(bits=4, granularity=32).to_dict()
@@ -91,9 +95,29 @@ class QuantizeWeights(Step):
             rounding="nearest" if self.rounding == "stochastic" else self.rounding,
         )
         grid = FITS[self.grid](weight, wanted)
+        if self.grid == "binary":
+            _refuse_collapse(name, weight, grid)
         if self.rounding == "stochastic" and isinstance(grid, Affine):
             drawn = grid.values(grid.levels(weight, lambda scaled: stochastic(scaled.cpu(), generator).to(scaled.device)))
             latent = edits.latent(network.module, name)
             with torch.no_grad():
                 latent.copy_(drawn)
         edits.attach(network.module, name, grid=grid)
+
+
+LEAST_KEPT = 0.25
+"""Share of a weight's energy that one bit must keep; for normal weights it keeps 2 / pi."""
+
+
+def _refuse_collapse(name: str, weight: Tensor, grid: Grid) -> None:
+    """Refuse one bit where it makes another layer of it: a few large weights among many small ones."""
+    live = weight[weight != 0].double()
+    if not live.numel():
+        return
+    with torch.no_grad():
+        kept = 1 - float((grid(weight)[weight != 0].double() - live).square().sum() / live.square().sum())
+    if kept < LEAST_KEPT:
+        raise UsageError(
+            f"{name} on a grid of one bit keeps {max(kept, 0):.0%} of its energy (at least {LEAST_KEPT:.0%} is needed): "
+            "exclude it, or take the grid 'ternary' or more bits"
+        )
