@@ -56,3 +56,14 @@ def test_the_command_prints_them(as_json):
     else:
         for word in ("431,080 parameters", "MACs", "Channels that can go", "stays whole"):
             assert word in result.output
+
+
+def test_where_quantization_would_cost_accuracy():
+    found = inspect(network(), [(torch.randn(16, 1, 4, 4),)])
+    assert {(entry.name, entry.bits) for entry in found.quantization} == {
+        (name, bits) for name in ("0.weight", "4.weight") for bits in (8, 4)
+    }
+    errors = [max(entry.output_error for entry in found.quantization if entry.name == name) for name in ("0.weight", "4.weight")]
+    worst = ("0.weight", "4.weight")[errors.index(max(errors))]
+    assert [entry.name for entry in found.quantization[:2]] == [worst, worst]
+    assert found.to_dict()["quantization"][0]["bits"] == 8

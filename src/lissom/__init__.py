@@ -18,6 +18,7 @@ _ROOMS = {
     "Deploy": "deploy",
     "Distill": "train.distill",
     "Factorize": "factorize",
+    "EqualizeLayers": "quantize.equalize",
     "Finetune": "train.finetune",
     "Job": "job",
     "LissomError": "errors",

@@ -136,6 +136,7 @@ def import_steps() -> None:
     import lissom.prune.layers
     import lissom.prune.weights
     import lissom.quantize.activations
+    import lissom.quantize.equalize
     import lissom.quantize.mixed
     import lissom.quantize.rounding
     import lissom.quantize.weights

@@ -24,6 +24,9 @@ LEAST_ROWS = 4096
 DAMPING = 0.01
 """Added to the diagonal of H, relative to its mean (GPTQ's choice)."""
 
+FLOOR = 1e-3
+"""Variance that every input is taken to have, relative to the mean square of the inputs."""
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -56,8 +59,11 @@ def statistics(layer: Layer, wanted: Layer, seed: int = 0) -> Statistics:
         mixed = mixed + (wanted.outputs(batch, chosen).transpose(1, 2) @ x).double()
         count += len(chosen)
     mean, answer = square[:, :-1, -1] / count, mixed[:, :, -1] / count
+    # Of few samples, or of inputs that hardly vary, nothing would be left but the rounding of the sums.
+    energy = square[:, :-1, :-1].diagonal(dim1=1, dim2=2).mean(1) / count
+    floor = torch.eye(square.shape[-1] - 1, dtype=square.dtype) * (FLOOR * energy)[:, None, None]
     return Statistics(
-        square[:, :-1, :-1] / count - mean[:, :, None] * mean[:, None, :],
+        square[:, :-1, :-1] / count - mean[:, :, None] * mean[:, None, :] + floor,
         mixed[:, :, :-1] / count - answer[:, :, None] * mean[:, None, :],
         mean,
         answer,
