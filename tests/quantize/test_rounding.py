@@ -83,3 +83,22 @@ def test_a_quantized_graph_is_not_quantized_again(made: tuple[Network, Job, torc
     step = QuantizeActivations(target="onnxruntime-cpu", types="U8S8", ranges="minmax")
     again = step.apply(step.apply(network, job), job)
     assert "not quantized again" in again.notes[-1]
+
+
+def test_products_over_a_sequence(made: tuple[Network, Job, torch.Tensor]) -> None:
+    """Linear layers over three axes become products whose weights stand the other way round in the graph."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 6))
+    inputs = torch.randn(96, 5, 12) @ torch.randn(12, 12)
+    network = Network(module, (inputs[:2],))
+    job = _job(network, inputs[:64])
+    step = QuantizeActivations(types="U8S4", target="onnxruntime-cpu", ranges="mse")
+    graph = step.apply(network, job)
+    plain, rounded = QuantizeWeights(bits=4).apply(graph, job), RoundWeights(bits=4).apply(graph, job)
+    assert _error(rounded, network, inputs[64:]) < _error(plain, network, inputs[64:]) < 0.1
+    deployed = deploy(rounded)
+    assert verify(deployed, rounded, [(inputs[64:],)]).kind == "integer"
+    held = {name: stored for name, stored in deployed.parts()[1].items() if name.endswith("weight")}
+    for name, stored in held.items():
+        assert stored.shape == dict(module.named_parameters())[name].shape
+        assert stored.decoding.scale.size == stored.shape[0]
