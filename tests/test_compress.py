@@ -135,6 +135,16 @@ def test_the_same_call_gives_back_the_finished_result(searched, module, data):
     assert again.record == searched.record
 
 
+def test_another_number_of_threads_is_the_same_job(searched, module, data):
+    progress, before = Told(), torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        lissom.compress(module, data, max_drop=0.05, goal="size", out=searched.out, progress=progress)
+    finally:
+        torch.set_num_threads(before)
+    assert progress.lines == [f"{searched.out} holds the finished result of this very job"]
+
+
 @pytest.mark.parametrize("change", ["limit", "goal", "seed", "label", "weight"])
 def test_other_options_or_inputs_are_another_job(searched, module, data, change):
     points, labels = data[0], data[1].copy()
