@@ -120,3 +120,19 @@ def test_a_class_of_its_own_keeps_its_shapes_and_says_so(keras):
     verify(deploy(network), network, [(torch.randn(32, 4),)])
     with pytest.raises(DeployFailed, match="Own is a class of its own"):
         keras_bytes(network)
+
+
+def test_open_lengths_are_those_of_the_data_and_stay_open_where_nothing_loops(keras, zoo):
+    layers = keras.layers
+    convolution = zoo.settle(
+        keras.Sequential([keras.Input((None, 4)), layers.Conv1D(5, 3), layers.GlobalAveragePooling1D(), layers.Dense(2)])
+    )
+    network = open_network(convolution, data=np.zeros((8, 11, 4), np.float32))
+    assert network.example_inputs[0].shape == (2, 11, 4)
+    verify(deploy(network), network, [(torch.randn(32, 9, 4),)])
+    recurrent = zoo.settle(keras.Sequential([keras.Input((None, 4)), layers.LSTM(5, name="memory"), layers.Dense(2)]))
+    network = open_network(recurrent, input_shapes=["3x4"])
+    assert network.notes == (
+        "memory runs a fixed number of steps in the deployed file, which takes 3x4: data or --input say how many",
+    )
+    verify(deploy(network), network, [(torch.randn(32, 3, 4),)])

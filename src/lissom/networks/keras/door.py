@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ def open_keras(
         model: A built ``keras.Model``.
         location: The file that it came from.
         preprocess: How uint8 images become inputs.
-        input_shapes: Shapes of a sample, for a model of a class of its own that does not say them.
-        data: Where example inputs come from then.
+        input_shapes: Shapes of a sample, where the model leaves a length open or, being of a class of its own, says none.
+        data: What says so otherwise.
 
     Raises:
         ModelRefused: another backend is live, or the model was never built.
@@ -79,29 +79,53 @@ def open_keras(
         inputs = find_example_inputs(module, input_shapes=input_shapes or _built_with(model), data=data, preprocess=preprocess)
         return Network(module, inputs, preprocess=preprocess, source=Source("keras", location))
     names = _free([tensor.name for tensor in tensors])
-    dynamic = {
+    opened = {
         name: {axis: f"{name}_{axis}" for axis, length in enumerate(tensor.shape) if axis and length is None}
         for name, tensor in zip(names, tensors, strict=True)
     }
+    inputs = _examples(module, tensors, _stated(module, tensors, opened, input_shapes, data, preprocess))
+    dynamic, notes = _dynamic(module, opened, inputs)
     network = Network(
         module,
-        _examples(module, tensors),
+        inputs,
         input_names=names,
         output_names=_free([str(name) for name in getattr(model, "output_names", None) or [model.layers[-1].name]]),
-        dynamic_axes={name: axes for name, axes in dynamic.items() if axes},
+        dynamic_axes=dynamic,
         preprocess=preprocess,
         source=Source("keras", location),
+        notes=notes,
     )
     network.trial_run()
     return network
 
 
-def _examples(module: KerasModule, tensors: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Inputs on which the model runs: open axes get the first length that works."""
+Axes = Mapping[str, Mapping[int, str]]
+"""For each input, the axes that the model leaves open, each with a name."""
+
+
+def _stated(
+    module: KerasModule,
+    tensors: Sequence[Any],
+    opened: Axes,
+    input_shapes: Sequence[InputShape] | None,
+    data: Any,
+    preprocess: Preprocess | None,
+) -> list[tuple[int, ...]]:
+    """The shape of a sample of each input as the user or the data says it; nothing where nothing is open or said."""
+    if not any(opened.values()) or (not input_shapes and data is None):
+        return []
+    found = find_example_inputs(module, input_shapes=input_shapes, data=data, preprocess=preprocess)
+    return [tuple(tensor.shape[1:]) for tensor in found] if len(found) == len(tensors) else []
+
+
+def _examples(module: KerasModule, tensors: Sequence[Any], stated: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
+    """Inputs on which the model runs: open axes get the lengths that are stated, else the first one that works."""
     failure = "it has no inputs"
     open_axes = any(length is None for tensor in tensors for length in tensor.shape[1:])
-    for length in OPEN_LENGTHS if open_axes else OPEN_LENGTHS[:1]:
-        inputs = tuple(_example(tensor, length) for tensor in tensors)
+    guesses = [[tuple(length if size is None else size for size in tensor.shape[1:]) for tensor in tensors]
+               for length in (OPEN_LENGTHS if open_axes else OPEN_LENGTHS[:1])]  # fmt: skip
+    for shapes in [stated] if stated else guesses:
+        inputs = tuple(_example(tensor, shape) for tensor, shape in zip(tensors, shapes, strict=True))
         try:
             with torch.no_grad():
                 module.eval()(*inputs)
@@ -112,15 +136,25 @@ def _examples(module: KerasModule, tensors: Sequence[Any]) -> tuple[Tensor, ...]
     raise ModelRefused(f"the Keras model does not run on inputs of the shapes that it states: {failure}")
 
 
-def _example(tensor: Any, length: int) -> Tensor:
-    lengths = [length if size is None else size for size in tensor.shape[1:]]
+def _dynamic(module: KerasModule, opened: Axes, inputs: Sequence[Tensor]) -> tuple[Axes, tuple[str, ...]]:
+    """The axes whose length stays open, and what there is to say: Keras' loop over steps is written out step by step."""
+    left = {name: axes for name, axes in opened.items() if axes}
+    recurrent = [place.path for place in module.skeleton.places if place.path and hasattr(place.operation, "cell")]
+    if not left or not recurrent:
+        return left, ()
+    shapes = ", ".join("x".join(map(str, tensor.shape[1:])) for tensor, axes in zip(inputs, opened.values(), strict=True) if axes)
+    note = f"{recurrent[0]} runs a fixed number of steps in the deployed file, which takes {shapes}: data or --input say how many"
+    return {}, (note,)
+
+
+def _example(tensor: Any, shape: Sequence[int]) -> Tensor:
     dtype = tensor.dtype if isinstance(tensor.dtype, str) else str(tensor.dtype)
     if dtype == "string":
         raise ModelRefused(
             f"input {tensor.name} takes text, which only TensorFlow computes with: cut the model behind its text layers"
         )
     dtype = {"uint16": "int32", "uint32": "int64"}.get(dtype, dtype)  # what Keras has for them on torch
-    return from_shape(f"{'x'.join(map(str, lengths))}:{dtype}")
+    return from_shape(f"{'x'.join(map(str, shape))}:{dtype}")
 
 
 def _built_with(model: Any) -> Sequence[InputShape] | None:
