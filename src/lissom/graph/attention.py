@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lissom.graph.classes import change_class
+
 __all__ = ["PrunedAttention", "fit_heads"]
 
 
@@ -16,7 +18,8 @@ def fit_heads(layer: nn.MultiheadAttention) -> None:
     if rows == width == layer.num_heads * layer.head_dim:
         return
     layer.num_heads = rows // layer.head_dim
-    layer.__class__ = PrunedAttention
+    if not isinstance(layer, PrunedAttention):
+        change_class(layer, lambda _: PrunedAttention)
     layer._qkv_same_embed_dim = False  # noqa: SLF001 - keeps torch's encoder layer off its fused kernel, which assumes the width
 
 

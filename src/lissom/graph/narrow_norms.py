@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
+
+from lissom.graph.classes import change_class
 
 __all__ = ["NarrowGroupNorm", "NarrowLayerNorm", "NarrowRMSNorm", "averaged_width", "narrow"]
 
@@ -84,11 +85,7 @@ def narrow(layer: nn.Module, whole: int) -> None:
     """Make ``layer``, whose tensors have lost channels, average over the ``whole`` that it averaged over before."""
     if averaged_width(layer) == whole:
         return
-    kind = type(layer)
-    if parametrize.is_parametrized(layer):  # torch made that class for this layer alone, and takes its base when it goes
-        kind.__bases__ = (_narrowed(kind.__bases__[0]),)
-    else:
-        layer.__class__ = _narrowed(kind)
+    change_class(layer, _narrowed)
     layer.averaged = whole  # type: ignore[assignment]
 
 
