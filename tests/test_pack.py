@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +135,26 @@ def test_a_drop_that_is_allowed_makes_the_archive_small_and_is_kept(tmp_path):
         pack(tmp_path / "m.pt", tmp_path / "m.lissom", max_drop=0.02)
     with pytest.raises(UsageError, match="exclude each other"):
         pack(tmp_path / "m.pt", tmp_path / "m.lissom", max_drop=0.02, data=data, quality=30.0)
+
+
+def test_a_keras_file_comes_back_with_its_model_and_every_weight(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    random = np.random.default_rng(0)
+    arrays = {"dense/vars/0": random.normal(size=(20, 30)).astype(np.float32), "dense/vars/1": np.ones(30, np.float16)}
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+    members = {"config.json": b'{"class_name": "Sequential"}', "model.weights.h5": (tmp_path / "w.h5").read_bytes()}
+    with zipfile.ZipFile(tmp_path / "m.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    written = pack(tmp_path / "m.keras", tmp_path / "m.lissom")
+    assert {name: (array == arrays[name]).all() for name, array in written.items()} == dict.fromkeys(arrays, True)
+    unpack(tmp_path / "m.lissom", tmp_path / "back.keras")
+    with zipfile.ZipFile(tmp_path / "back.keras") as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == members
+    with pytest.raises(InputRefused, match="no graph"):
+        unpack(tmp_path / "m.lissom", tmp_path / "none.onnx")
+    (tmp_path / "bad.keras").write_bytes(b"PK")
+    with pytest.raises(ModelRefused, match=r"not a \.keras file"):
+        pack(tmp_path / "bad.keras", tmp_path / "m.lissom")

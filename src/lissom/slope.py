@@ -24,6 +24,7 @@ Array = npt.NDArray[Any]
 SAMPLES = 64  # calibration samples whose gradients are taken
 ROUNDS = 9  # of bisection: the price is then known to 5 %
 CHEAPEST, DEAREST = 1e-14, 1e-2  # prices of a bit, in divergence of the answers
+INDEPENDENT = 8  # positions of one sample that say something new, about
 UNSEEN = 0.1  # of the mean: what a row costs at least, though no sample touched it
 FEW = 256  # values below which a tensor stays exact: levels would save nothing
 
@@ -35,6 +36,9 @@ def importance_of(weight: Felt) -> Importance:
     rows = np.maximum(rows, UNSEEN * rows.mean())
     if weight.moments is not None:
         moments = weight.moments.double().numpy()
+        own = np.diag(np.diag(moments))
+        share = len(moments) / (len(moments) + INDEPENDENT * weight.samples)  # what few samples have in common is chance
+        moments = (1 - share) * moments + share * own
         return Importance(rows / max(float(np.diag(moments).mean()), 1e-30), moments)
     if rows.size * 4 > fisher.size or fisher.shape[1] > 64:  # too little seen to tell a row's values apart
         return Importance(rows, np.ones((1, fisher.shape[1])))

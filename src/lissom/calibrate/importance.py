@@ -28,10 +28,12 @@ class Felt:
         fisher: Mean over samples of the squared gradient of the answers' divergence, for each value.
         moments: Mean products of the inputs that a unit's values meet [width, width]; None where there are none to share
             errors with (groups, embeddings, weights of other modules).
+        samples: How many samples both are means of.
     """
 
     fisher: Tensor
     moments: Tensor | None = None
+    samples: int = 0
 
 
 def felt(module: nn.Module, samples: Iterable[tuple[Tensor, ...]], *, classify: bool, seed: int = 0) -> dict[str, Felt]:
@@ -79,7 +81,8 @@ def felt(module: nn.Module, samples: Iterable[tuple[Tensor, ...]], *, classify: 
             hook.remove()
         for name, value in module.named_parameters():
             value.requires_grad_(wanted[name])
-    return {name: Felt(total / max(count, 1), moments.get(name)) for name, total in fisher.items()}
+    means = {name: total / count for name, total in moments.items()}
+    return {name: Felt(total / max(count, 1), means.get(name), count) for name, total in fisher.items()}
 
 
 def _in_a_direction(output: Tensor, classify: bool, generator: torch.Generator) -> Tensor:

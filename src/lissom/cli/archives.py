@@ -15,7 +15,7 @@ __all__ = ["register"]
 
 @reported
 def pack(
-    source: Annotated[Path, typer.Argument(help="A .safetensors, .pt or .onnx file.")],
+    source: Annotated[Path, typer.Argument(help="A .safetensors, .pt, .onnx or .keras file.")],
     to: Annotated[Path, typer.Option("--out", "-o", help="The .lissom file to write.")],
     base: Annotated[Path | None, typer.Option(help="Store the difference to this file, which unpack then needs.")] = None,
     quality: Annotated[
@@ -31,7 +31,7 @@ def pack(
     ] = None,
     task: options.Task = None,
     seed: options.Seed = 0,
-    weights_only: Annotated[bool, typer.Option("--weights-only", help="Leave out the graph of a .onnx file.")] = False,
+    weights_only: Annotated[bool, typer.Option("--weights-only", help="Leave out the graph of a .onnx or .keras file.")] = False,
     effort: Annotated[str, typer.Option(help="best (smallest) or fast.")] = "best",
     as_json: options.Json = False,
 ) -> None:
@@ -53,7 +53,7 @@ def pack(
 @reported
 def unpack(
     archive: Annotated[Path, typer.Argument(help="A .lissom file.")],
-    to: Annotated[Path, typer.Option("--out", "-o", help="A .safetensors or .onnx file to write.")],
+    to: Annotated[Path, typer.Option("--out", "-o", help="A .safetensors, .pt, .onnx or .keras file to write.")],
     base: Annotated[Path | None, typer.Option(help="The file that the archive was packed against.")] = None,
 ) -> None:
     """Give back the weights, or the model, that an archive holds."""
