@@ -252,3 +252,17 @@ def test_a_recurrent_layer_says_its_new_size() -> None:
     same_answers(edited, written)
     sizes = [a.i for each in written.graph.node for a in each.attribute if a.name == "hidden_size"]
     assert sizes == [4]
+
+
+@pytest.mark.parametrize("opset", [13, 21])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("granularity", ["tensor", "channel", 16, 24])
+def test_the_runtime_as_users_have_it_rounds_no_activations(opset: int, bits: int, granularity: str | int) -> None:
+    made = model([node("MatMul", "x w", "y")], {"x": ("float", ["n", 64])}, {"y": "float"}, {"w": random(64, 32)}, opset)
+    made.ir_version = 10
+    network = read_onnx(made)
+    edited = QuantizeWeights(bits=bits, granularity=granularity).apply(network, no_data(network))
+    deployed = deploy(edited)
+    assert verify(deployed, edited, [(torch.randn(32, 64),)]).max_relative < 1e-5
+    levels = next(t for t in deployed.model.graph.initializer if t.name == "w.levels")
+    assert levels.data_type == (TensorProto.INT4 if (opset, bits) == (21, 4) else TensorProto.INT8)

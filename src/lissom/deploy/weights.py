@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -14,7 +14,7 @@ from lissom.codec.tensors import Quantized, Table, Uniform, spread
 from lissom.deploy.deployed import Binding, Role
 from lissom.deploy.editing import Editor, make_node
 
-__all__ = ["level_type", "place_levels", "place_quantized"]
+__all__ = ["is_multiplied", "level_type", "place_levels", "place_quantized"]
 
 Array = npt.NDArray[Any]
 WITH_BLOCKS = 21
@@ -34,14 +34,24 @@ def place_levels(editor: Editor, quantized: Mapping[str, Quantized]) -> list[Bin
         What the constants hold now, those that hold plain values among them.
     """
     bindings = []
+    users = editor.users()
     for name in sorted(editor.parameters & set(editor.constants)):
         order = editor.permutations.get(name, ())
         stored = quantized.get(name)
         if stored is None or (stored.mask is not None and not _has_zero(stored)):
             bindings.append(Binding(name, name, "values", order))
         else:
-            bindings.extend(place_quantized(editor, name, stored, order))
+            bindings.extend(place_quantized(editor, name, stored, order, spell_out=is_multiplied(users.get(name, []))))
     return bindings
+
+
+def is_multiplied(readers: Iterable[NodeProto]) -> bool:
+    """Whether a weight is a factor of a matrix product.
+
+    ONNX Runtime makes one kernel of such a product and the DequantizeLinear before it, and that kernel rounds the
+    activations to 8 bits, which nobody asked for.
+    """
+    return any(node.op_type in ("MatMul", "Gemm") for node in readers)
 
 
 def place_quantized(
@@ -52,6 +62,7 @@ def place_quantized(
     *,
     kind: npt.DTypeLike | None = None,
     with_zero_point: bool = False,
+    spell_out: bool = False,
 ) -> list[Binding]:
     """Replace one constant by levels and their decoding; the constant's name becomes that of the decoded value.
 
@@ -62,10 +73,13 @@ def place_quantized(
         order: The order in which the graph reads its axes.
         kind: The integer type of uniform levels; None for the smallest that holds them.
         with_zero_point: Whether zero points of 0 are written out as well.
+        spell_out: Whether uniform levels are decoded by arithmetic in place of DequantizeLinear.
     """
     editor.remove_constant(name)
     if isinstance(stored.decoding, Table):
         return _place_table(editor, name, stored, order)
+    if spell_out:
+        return _place_arithmetic(editor, name, stored, order or tuple(range(stored.levels.ndim)))
     return _place_uniform(editor, name, stored, order, kind, with_zero_point)
 
 
@@ -108,7 +122,7 @@ def _place_uniform(
     scale, zero, fields, axis = _for_onnx(decoding, stored.levels.shape, order)
     ends = np.array([levels.min(initial=0), levels.max(initial=0), zero.min(), zero.max()])
     if editor.opset < _needed(fields, ends):
-        return _place_arithmetic(editor, name, stored, order, ends)
+        return _place_arithmetic(editor, name, stored, order)
     kind = kind or level_type(int(ends.min()), int(ends.max()), editor.opset)
     inputs = [editor.add_constant(f"{name}.levels", levels.astype(kind)), editor.add_constant(f"{name}.scale", scale)]
     bindings = [Binding(inputs[0], name, "levels", moved), Binding(inputs[1], name, "scale", moved, axis)]
@@ -125,41 +139,39 @@ def _needed(fields: Mapping[str, Any], ends: Array) -> int:
     return WITH_BLOCKS if "block_size" in fields or not byte else WITH_AXIS if fields else 10
 
 
-def _place_arithmetic(editor: Editor, name: str, stored: Quantized, order: tuple[int, ...], ends: Array) -> list[Binding]:
-    """What DequantizeLinear computes, spelled out for operator sets without it: ``(level - zero_point) * scale``.
+def _place_arithmetic(editor: Editor, name: str, stored: Quantized, order: tuple[int, ...]) -> list[Binding]:
+    """What DequantizeLinear computes, spelled out: ``(level - zero_point) * scale``, in any operator set.
 
-    A block of positions that share a scale gets an axis of its own while that is computed. The runtime computes all of
-    it once, when it loads the file.
+    A scale of a block is looked up for each of its positions. The runtime computes all of it once, when it loads the file.
     """
     assert isinstance(stored.decoding, Uniform)
     moved = () if order == tuple(range(len(order))) else order
-    shape = [stored.levels.shape[axis] for axis in order]
     entries = stored.decoding.scale.shape or (1,) * len(order)
-    blocks = [(length, entries[axis]) for axis, length in zip(order, shape, strict=True)]
-    if any(length % count for length, count in blocks):
-        return [Binding(editor.add_constant(name, stored.dense().transpose(order)), name, "values", moved)]
-    kind = next(kind for kind in (np.int8, np.uint8, np.int16, np.uint16, np.int32) if _holds(kind, ends))
+    lowest, highest = int(stored.levels.min(initial=0)), int(stored.levels.max(initial=0))
+    small = level_type(lowest, highest) if editor.opset >= WITH_BLOCKS else np.int8
+    kinds = (small, np.int8, np.uint8, np.int16, np.uint16, np.int32)
+    kind = next(kind for kind in kinds if _holds(kind, lowest, highest))
     constants = {"levels": stored.levels.transpose(order).astype(kind)}
     for role in ("zero_point", "scale"):
         values = getattr(stored.decoding, role).astype(np.float32).reshape(entries).transpose(order)
         if role == "scale" or values.any():
             constants[role] = values
     names = {role: editor.add_constant(f"{name}.{role}", values) for role, values in constants.items()}
-    apart = any(1 < count < length for length, count in blocks)
     nodes: list[NodeProto] = []
 
     def add(operator: str, *inputs: str, **fields: Any) -> str:
         nodes.append(make_node(operator, inputs, [editor.fresh(f"{name}.{operator.lower()}")], **fields))
         return nodes[-1].output[0]
 
-    def reshaped(value: str, lengths: list[int]) -> str:
-        return add("Reshape", value, editor.add_constant(f"{name}.shape", np.array(lengths, np.int64))) if apart else value
-
-    value = reshaped(add("Cast", names["levels"], to=TensorProto.FLOAT), [n for m, count in blocks for n in (count, m // count)])
+    value = add("Cast", names["levels"], to=TensorProto.FLOAT)
     for role, operator in (("zero_point", "Sub"), ("scale", "Mul")):
         if role in names:
-            value = add(operator, value, reshaped(names[role], [n for _, count in blocks for n in (count, 1)]))
-    reshaped(value, shape)
+            factor = names[role]
+            for axis, (length, count) in enumerate(zip(constants["levels"].shape, constants[role].shape, strict=True)):
+                if 1 < count < length:
+                    block = np.arange(length, dtype=np.int32) // -(-length // count)
+                    factor = add("Gather", factor, editor.add_constant(f"{name}.block", block), axis=axis)
+            value = add(operator, value, factor)
     nodes[-1].output[0] = name
     editor.nodes[:0] = nodes
     return [Binding(names["levels"], name, "levels", moved), *_of_scales(names, name, moved)]
@@ -170,8 +182,9 @@ def _of_scales(names: Mapping[str, str], name: str, moved: tuple[int, ...]) -> l
     return [Binding(names[role], name, role, moved) for role in roles if role in names]
 
 
-def _holds(kind: Any, ends: Array) -> bool:
-    return bool(np.iinfo(kind).min <= ends.min() and ends.max() <= np.iinfo(kind).max)
+def _holds(kind: Any, lowest: int, highest: int) -> bool:
+    limits: Any = ml_dtypes.iinfo(kind)  # type: ignore[no-untyped-call]
+    return bool(limits.min <= lowest and highest <= limits.max)
 
 
 def _for_onnx(

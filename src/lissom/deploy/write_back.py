@@ -22,7 +22,7 @@ from lissom import edits
 from lissom.codec.tensors import Quantized, Table
 from lissom.deploy.deployed import Binding, Deployed
 from lissom.deploy.editing import Editor, make_node
-from lissom.deploy.weights import place_quantized
+from lissom.deploy.weights import is_multiplied, place_quantized
 from lissom.errors import DeployFailed, UsageError
 from lissom.network import Bypass, Network, Preprocess, Replace
 from lissom.networks.onnx import OnnxModule, Sizes, changed_sizes, original_name, read_sparse, read_tensor
@@ -185,7 +185,8 @@ class _Writer:
             return False
         before, count = set(self.editor.constants), len(self.editor.nodes)
         self.editor.constants[name] = stored.levels  # what is replaced
-        bindings = place_quantized(self.editor, name, stored)
+        readers = [node for node in _nodes(self.model.graph) if name in node.input]
+        bindings = place_quantized(self.editor, name, stored, spell_out=is_multiplied(readers))
         made = self.editor.constants.keys() - before
         if name in made:  # no way to decode these: the values themselves
             del self.editor.constants[name]
