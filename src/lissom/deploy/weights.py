@@ -147,15 +147,16 @@ def _place_arithmetic(editor: Editor, name: str, stored: Quantized, order: tuple
     assert isinstance(stored.decoding, Uniform)
     moved = () if order == tuple(range(len(order))) else order
     entries = stored.decoding.scale.shape or (1,) * len(order)
-    lowest, highest = int(stored.levels.min(initial=0)), int(stored.levels.max(initial=0))
+    zero = stored.decoding.zero_point
+    lowest = int(min(stored.levels.min(initial=0), zero.min()))
+    highest = int(max(stored.levels.max(initial=0), zero.max()))
     small = level_type(lowest, highest) if editor.opset >= WITH_BLOCKS else np.int8
     kinds = (small, np.int8, np.uint8, np.int16, np.uint16, np.int32)
     kind = next(kind for kind in kinds if _holds(kind, lowest, highest))
     constants = {"levels": stored.levels.transpose(order).astype(kind)}
-    for role in ("zero_point", "scale"):
-        values = getattr(stored.decoding, role).astype(np.float32).reshape(entries).transpose(order)
-        if role == "scale" or values.any():
-            constants[role] = values
+    if zero.any():
+        constants["zero_point"] = zero.astype(kind).reshape(entries).transpose(order)
+    constants["scale"] = stored.decoding.scale.reshape(entries).transpose(order)
     names = {role: editor.add_constant(f"{name}.{role}", values) for role, values in constants.items()}
     nodes: list[NodeProto] = []
 
@@ -166,7 +167,7 @@ def _place_arithmetic(editor: Editor, name: str, stored: Quantized, order: tuple
     value = add("Cast", names["levels"], to=TensorProto.FLOAT)
     for role, operator in (("zero_point", "Sub"), ("scale", "Mul")):
         if role in names:
-            factor = names[role]
+            factor = names[role] if role == "scale" else add("Cast", names[role], to=TensorProto.FLOAT)
             for axis, (length, count) in enumerate(zip(constants["levels"].shape, constants[role].shape, strict=True)):
                 if 1 < count < length:
                     block = np.arange(length, dtype=np.int32) // -(-length // count)
