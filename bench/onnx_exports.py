@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,8 @@ def _transformers(name: str, opset: int, path: Path) -> Exported:
 
 def _keras(name: str, opset: int, path: Path) -> Exported:
     os.environ["KERAS_BACKEND"] = "torch"
+    beside = str(Path(__file__).parent)
+    sys.path[:] = [path for path in sys.path if str(Path(path).resolve()) != beside]  # a bench beside this one is called keras
     import keras
 
     keras.utils.set_random_seed(0)
