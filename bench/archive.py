@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -328,10 +329,12 @@ def geometric(values: list[float]) -> float:
 
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """All of the table, from the rows; None where a row is missing."""
+    """All of the table, from the rows; None where a row that a figure needs is missing."""
     kinds: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         kinds.setdefault(row["row"].partition(" ")[0], []).append(row)
+    expected = Counter(key["row"].partition(" ")[0] for key, _ in plan())
+    kinds = {kind: found for kind, found in kinds.items() if len(found) == expected[kind]}
     same = kinds.get("same", [])
 
     def mean(kind: str, above: str, below: str) -> float | None:
