@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import lissom
 from lissom import edits
+from lissom.codec import encode
 from lissom.data import Arrays, Data
 from lissom.deploy import deploy, verify
 from lissom.errors import ModelRefused, UsageError
@@ -176,7 +177,7 @@ def test_the_sliced_network_exports_with_parity_and_trains_on_from_its_file(netw
     pruned = PruneChannels(macs=0.5, importance="l2").apply(network, convolutional_job)
     deployed = deploy(pruned)
     assert verify(deployed, pruned, [(torch.randn(32, 3, 8, 8),)]).max_relative <= 1e-4
-    write_bytes(tmp_path / "model.lissom", deployed.archive("fast", structure_text(pruned)))
+    write_bytes(tmp_path / "model.lissom", encode(edits.tensors(pruned.module), metadata=structure_text(pruned), effort="fast"))
     loaded = lissom.load(tmp_path / "model.lissom", build=built)
     x = network.example_inputs[0]
     assert torch.allclose(loaded.outputs(x)[0], pruned.outputs(x)[0], atol=1e-5)

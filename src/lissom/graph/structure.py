@@ -197,6 +197,7 @@ _ATTRIBUTES: dict[type, Callable[[Any], dict[str, Any]]] = {
     nn.modules.conv._ConvNd: _convolution,  # noqa: SLF001 - the only common class of torch's convolutions
     nn.modules.batchnorm._NormBase: _channel_statistics,  # noqa: SLF001 - and of its channel statistics
     nn.LayerNorm: lambda layer: {} if layer.weight is None else {"normalized_shape": tuple(layer.weight.shape)},
+    nn.RMSNorm: lambda layer: {} if layer.weight is None else {"normalized_shape": tuple(layer.weight.shape)},
     nn.GroupNorm: lambda layer: {} if layer.weight is None else {"num_channels": layer.weight.shape[0]},
     nn.Embedding: lambda layer: {"num_embeddings": layer.weight.shape[0], "embedding_dim": layer.weight.shape[1]},
     nn.PReLU: lambda layer: {"num_parameters": layer.weight.shape[0]},
