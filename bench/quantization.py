@@ -50,6 +50,7 @@ from lissom.train.losses import default_loss
 Array = npt.NDArray[Any]
 SPLITS = 5
 BATCH = 20
+SENTENCES = 600
 CALLS = 200
 NNCF_PYTHON = os.environ.get("NNCF_PYTHON", "/tmp/peers/nncf/bin/python")
 TARGET = "onnxruntime-cpu"
@@ -77,12 +78,14 @@ def lite0() -> tuple[Network, tuple[Array, ...]]:
 
 @functools.cache
 def minilm() -> tuple[Network, tuple[Array, ...]]:
-    """The network, and 600 sentences that are padded to one length."""
+    """The network, and sentences of STS-B that are padded to one length."""
     found = probe("all_minilm_l6_v2")
     import text
 
-    sentences = list(dict.fromkeys(sentence for pair in text.sts()[:2] for sentence in pair))[:600]
-    ids, mask = text.batch(sentences)
+    (ids, mask), _ = text.sts()[0]
+    ids, mask = ids[:SENTENCES], mask[:SENTENCES]
+    longest = int(mask.sum(1).max())
+    ids, mask = ids[:, :longest], mask[:, :longest]
     network = Network(
         found.model(),
         tuple(torch.from_numpy(array[:2]) for array in (ids, mask)),

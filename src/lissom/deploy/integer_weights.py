@@ -88,7 +88,8 @@ def place_weights(
             stored = held.get(weight) or weight_levels(editor, node, weight, kinds.weight_bits, input_scale)
             scales[weight] = np.asarray(stored.decoding.scale).ravel()  # type: ignore[union-attr]
             bindings[weight] = _place_weight(editor, weight, stored, kinds)
-        if len(node.input) > 2 and node.op_type in integer_bias and len(editor.users()[node.input[2]]) == 1:
+        biased = len(node.input) > 2 and node.op_type in integer_bias and types.activation_bits == 8  # steps of 4 bits are coarse
+        if biased and len(editor.users()[node.input[2]]) == 1:
             bindings[node.input[2]] = _place_bias(editor, node.input[2], input_scale * scales[weight])
     return [binding for several in bindings.values() for binding in several]
 
