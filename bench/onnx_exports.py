@@ -154,7 +154,7 @@ def _keras_separable(keras: Any) -> tuple[Any, tuple[int, ...]]:
     layers = keras.layers
     return keras.Sequential([
         keras.Input((32, 32, 3)), layers.SeparableConv2D(16, 3, padding="same"), layers.LayerNormalization(), layers.LeakyReLU(),
-        layers.DepthwiseConv2D(3, strides=2, padding="same"), layers.AveragePooling2D(), layers.Conv2D(4, 3, activation="swish"),
+        layers.DepthwiseConv2D(3, strides=2, padding="same"), layers.AveragePooling2D(2), layers.Conv2D(4, 3, activation="swish"),
         layers.GlobalAveragePooling2D(), layers.Dense(5, activation="softmax"),
     ]), (32, 32, 3)  # fmt: skip
 
