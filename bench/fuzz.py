@@ -7,7 +7,7 @@
 The seeds are small valid archives of every kind of tensor, both efforts, with and without network and metadata. Every
 second mutation gets right checksums again, as somebody who wants to harm would do it: then any tensors of the declared
 shapes are a right outcome, in the directory's words; without it, only the archive's own tensors are. The process may
-take twice what the limit on decoded bytes allows, beyond what it takes for the valid archives: the system enforces it.
+take twice what the limit on decoded bytes allows, beyond what it takes for the valid archives: looked at after each round.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ def test_a_file_without_a_state_dict_is_refused(mine):
         ("nowhere_at_all:build", UsageError, "no module 'nowhere_at_all'"),
         ("my_networks:number", UsageError, "is no callable but of type int: name a function"),
         ("my_networks:needy", UsageError, "cannot be called without arguments .*'size'"),
-        ("my_networks:dictionary", ModelRefused, "gives a dict: it must give an nn.Module or a lissom.Network"),
+        ("my_networks:dictionary", ModelRefused, "gives a dict: it must be an nn.Module, a keras.Model or a lissom.Network"),
     ],
 )
 def test_a_callable_that_gives_no_network_is_refused(mine, name, error, words):

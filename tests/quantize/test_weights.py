@@ -101,7 +101,7 @@ def test_what_is_on_a_grid_is_left_and_noted(classifier: Network, job: Job) -> N
     [
         ({"bits": 1}, "the grid 'binary' has 1"),
         ({"bits": 17}, "bits is 17"),
-        ({"grid": "cubic"}, "there are affine, linear"),
+        ({"grid": "cubic"}, "there are affine, learned-affine, linear"),
         ({"grid": "binary", "rounding": "stochastic"}, "is for affine, not for 'binary'"),
         ({"grid": "min-max", "rounding": "floor"}, "is for affine and linear"),
         ({"granularity": 0}, "granularity is 0"),
