@@ -79,7 +79,7 @@ def test_the_command_says_that_it_can_be_resumed_and_ends_with_130(tmp_path):
         "import lissom, torch\nfrom torch import nn\n"
         "def build():\n    return lissom.Network(nn.Linear(12, 4), (torch.zeros(2, 12),))\n"
     )
-    x, y = data()
+    x, y = (np.repeat(part, 50, axis=0) for part in data())  # enough that the run goes on when the signal comes
     np.savez(tmp_path / "data.npz", x=x, y=y)
     command = [sys.executable, "-c", "from lissom.cli import main; main()", "compress", "net:build", "--data", "data.npz"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

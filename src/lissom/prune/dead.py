@@ -22,6 +22,7 @@ def remove_dead(network: Network) -> Network:
     Where that would change the outputs (a sigmoid of nothing is a half), only indices whose weights are all zero go.
 
     Example:
+        >>> import torch
         >>> layer = torch.nn.Linear(2, 3)
         >>> _ = torch.nn.init.zeros_(layer.weight.data[1]), torch.nn.init.zeros_(layer.bias.data[1])
         >>> network = Network(torch.nn.Sequential(layer, torch.nn.ReLU(), torch.nn.Linear(3, 1)), (torch.ones(2, 2),))

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lissom.errors import MissingExtra, UsageError
-from lissom.network import in_pieces
 
 __all__ = ["RUNTIMES", "Array", "FixedBatch", "Model", "Runtime", "Session", "available", "open_file"]
 
@@ -52,6 +51,8 @@ class FixedBatch:
         """
         if self._batch is None or not arrays or len(arrays[0]) == self._batch:
             return self._run(arrays)
+        from lissom.network import in_pieces  # brings torch, which looking at the table of runtimes does not need
+
         pieces = [self._run(piece) for piece in in_pieces(arrays, self._batch)]
         return tuple(np.concatenate(parts)[: len(arrays[0])] for parts in zip(*pieces, strict=True))
 
