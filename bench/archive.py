@@ -33,8 +33,10 @@ import torch
 from torch import nn
 
 from harness import ROOT, Bench, arguments, shared
+from lissom.callables import load_callable
 from lissom.codec import Quantized, Uniform, decode, encode
 from lissom.codec.lossy import rate_distortion_levels
+from lissom.network import Network
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 CACHE = ROOT / "bench" / "cache"
@@ -152,9 +154,8 @@ def equal_error(name: str, qp: int) -> dict[str, Any]:
 
 def overhead() -> dict[str, Any]:
     """What a weights-only archive of LeNet-5 holds beside its tensors' payload: all of it, where every tensor is constant."""
-    from examples.lenet import lenet5
-
-    tensors = {name: np.zeros(tuple(value.shape), np.float32) for name, value in lenet5().module.state_dict().items()}
+    lenet5: Network = load_callable("examples.lenet:lenet5")()
+    tensors = {name: np.zeros(tuple(value.shape), np.float32) for name, value in lenet5.module.state_dict().items()}
     return {"tensors": len(tensors), "bytes": len(encode(tensors))}
 
 
