@@ -77,7 +77,7 @@ class Point:
 
 POINTS = {
     "lenet_300_100": {1.6: Point((6, 24))},
-    "lenet_5": {0.25: Point((5, 27), 0.5), 1.6: Point((5, 20), 0.6)},
+    "lenet_5": {0.25: Point((5, 27), 0.5), 0.8: Point((5, 24), 0.55), 1.6: Point((5, 20), 0.6)},
     "resnet20": {1.0: Point((0, 2))},
 }
 LIMITS = {  # figure: network, test error, margin on validation
@@ -325,7 +325,7 @@ def main() -> None:
             for seed in chosen.seeds if kind != "resnet20" else SEEDS[:1]:
                 key = {"network": kind, "weight": weight, "seed": seed}
                 make = (
-                    resnet_row
+                    functools.partial(resnet_row, point=POINTS[kind][weight])
                     if kind == "resnet20"
                     else functools.partial(lenet_row, kind, arrays=mnist(), point=POINTS[kind][weight])
                 )
