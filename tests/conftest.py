@@ -17,6 +17,8 @@ from lissom.measure.metrics import default_metric
 from lissom.network import Network
 from lissom.train.losses import default_loss
 
+os.environ["COLUMNS"] = "400"  # rich reads it when its console is made: no line is broken, however long a temporary path is
+
 # A first call loads rooms, and a busy machine is slow: what takes long is no failure.
 hypothesis.settings.register_profile("lissom", deadline=None)
 hypothesis.settings.load_profile("lissom")

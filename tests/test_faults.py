@@ -81,7 +81,9 @@ def test_the_command_says_that_it_can_be_resumed_and_ends_with_130(tmp_path):
     )
     x, y = (np.repeat(part, 50, axis=0) for part in data())  # enough that the run goes on when the signal comes
     np.savez(tmp_path / "data.npz", x=x, y=y)
-    command = [sys.executable, "-c", "from lissom.cli import main; main()", "compress", "net:build", "--data", "data.npz"]
+    # A shell that runs the tests in the background has its children ignore the signal.
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from lissom.cli import main; main()"
+    command = [sys.executable, "-c", start, "compress", "net:build", "--data", "data.npz"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [*command, "--out", "out"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment

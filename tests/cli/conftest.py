@@ -84,6 +84,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lissom(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The command, run in that folder: ``lissom("inspect", "cli_network:build")``."""
     monkeypatch.chdir(folder)
-    monkeypatch.setenv("COLUMNS", "200")
     runner = CliRunner()
     return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
