@@ -49,17 +49,22 @@ def blobs(count: int = 400, features: int = 12, classes: int = 4, seed: int = 0)
     return points.astype(np.float32), labels.astype(np.int64)
 
 
+def fit(module: nn.Module, points: np.ndarray, labels: np.ndarray, *, learning_rate: float, steps: int) -> None:
+    """Train ``module`` in place on all points at once."""
+    optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate)
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(module(torch.from_numpy(points)), torch.from_numpy(labels))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
 @pytest.fixture
 def classifier() -> Network:
     """A small trained-enough network: two linear layers on 12 features, 4 classes."""
     module = nn.Sequential(nn.Linear(12, 32), nn.ReLU(), nn.Linear(32, 4))
     points, labels = blobs()
-    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
-    for _ in range(60):
-        loss = nn.functional.cross_entropy(module(torch.from_numpy(points)), torch.from_numpy(labels))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    fit(module, points, labels, learning_rate=1e-2, steps=60)
     return Network(module, (torch.zeros(2, 12),))
 
 

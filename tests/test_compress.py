@@ -20,7 +20,7 @@ from lissom.compress import plan, raise_if_short
 from lissom.errors import DataRefused, DeployFailed, LimitNotMet, ModelRefused, UsageError
 from lissom.job import OutOfTime, Silent
 
-from .conftest import blobs
+from .conftest import blobs, fit
 
 ROOT = Path(__file__).parents[1]
 FILES = {"model.onnx", "model.lissom", "model.safetensors", "recipe.yaml", "result.json", "report.html"}
@@ -32,12 +32,7 @@ def trained(width: int = 48) -> nn.Module:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(12, width), nn.ReLU(), nn.Linear(width, 4))
     points, labels = blobs(600)
-    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
-    for _ in range(60):
-        loss = nn.functional.cross_entropy(module(torch.from_numpy(points)), torch.from_numpy(labels))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    fit(module, points, labels, learning_rate=1e-2, steps=60)
     return module
 
 

@@ -16,6 +16,8 @@ from torch import nn
 import lissom
 from lissom.cli.app import app
 
+from .conftest import fit
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = typer.main.get_command(app)
@@ -59,12 +61,7 @@ def trained() -> tuple[nn.Module, tuple[np.ndarray, np.ndarray]]:
     points = (4 * np.eye(4, 12)[labels] + random.normal(size=(300, 12))).astype(np.float32)
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 4))
-    optimizer = torch.optim.Adam(module.parameters(), lr=2e-2)
-    for _ in range(40):
-        loss = nn.functional.cross_entropy(module(torch.from_numpy(points)), torch.from_numpy(labels))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    fit(module, points, labels, learning_rate=2e-2, steps=40)
     return module, (points, labels)
 
 

@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from lissom.cli.app import app
 
+from ..conftest import fit
+
 MODEL = """
 import lissom, torch
 from torch import nn
@@ -51,12 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x, y = blobs()
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(12, 48), nn.ReLU(), nn.Linear(48, 4))
-    optimizer = torch.optim.Adam(module.parameters(), lr=2e-2)
-    for _ in range(40):
-        loss = nn.functional.cross_entropy(module(torch.from_numpy(x)), torch.from_numpy(y))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    fit(module, x, y, learning_rate=2e-2, steps=40)
     state = {name: tensor.detach() for name, tensor in module.state_dict().items()}
     save_file(state, made / "weights.safetensors")
     save_file({**state, "0.bias": torch.full((48,), float("nan"))}, made / "nan.safetensors")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
-from torch import Tensor
 
 from lissom.calibrate.batch_norm import recalibrate_batch_norm
+from lissom.calibrate.inputs import calibration_inputs
 from lissom.calibrate.reconstruction import reconstruct
 from lissom.deploy import deploy
 from lissom.errors import UsageError
@@ -25,9 +25,6 @@ from lissom.prune.channel_targets import Latency, Macs, Ratio, Target
 from lissom.prune.dead import remove_dead
 
 __all__ = ["PruneChannels", "mend", "prune"]
-
-BATCH = 128
-"""Samples in a batch of calibration data: enough for steady variances, few enough for any memory."""
 
 
 @step
@@ -156,19 +153,7 @@ def _remove(
 
 def mend(network: Network, original: Network, job: Job, samples: int) -> None:
     """Refit ``network.module`` in place to ``original`` on calibration data, and recalibrate its batch norms."""
-    batches = _calibration(network, job, samples)
+    batches = calibration_inputs(network, job, samples)
     if batches:
         reconstruct(network, original, batches, job.check_time)
         recalibrate_batch_norm(network.module, batches)
-
-
-def _calibration(network: Network, job: Job, samples: int) -> Sequence[tuple[Tensor, ...]]:
-    device = next(network.module.parameters()).device
-    batches: list[tuple[Tensor, ...]] = []
-    seen = 0
-    for inputs, _ in job.data.calibration.batches(BATCH):
-        if seen >= samples:
-            break
-        seen += len(inputs[0])
-        batches.append(tuple(tensor.to(device) for tensor in inputs))
-    return batches

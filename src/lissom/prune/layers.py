@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from lissom import edits
 from lissom.calibrate.batch_norm import recalibrate_batch_norm
+from lissom.calibrate.inputs import calibration_inputs
 from lissom.graph.structure import apply_structure
 from lissom.job import Job, Step, step
 from lissom.measure.metrics import divergence
@@ -86,12 +86,12 @@ class PruneLayers(Step):
             removed = edits.copy(network, slices=(*network.slices, best))
             apply_structure(removed.module, [best])
             network = removed.noting(f"{best.module} was removed: of all blocks, the outputs miss it least")
-        recalibrate_batch_norm(network.module, list(self._inputs(job, network.module)))
+        recalibrate_batch_norm(network.module, calibration_inputs(network, job, self.samples, BATCH))
         return network
 
     def _least_missed(self, network: Network, original: Network, job: Job) -> Bypass | None:
         candidates = blocks(network)
-        inputs = list(self._inputs(job, original.module))
+        inputs = calibration_inputs(original, job, self.samples, BATCH)
         reference = [original.outputs(*batch) for batch in inputs]
         best, least = None, float("inf")
         with job.progress.task("trying to do without each block", len(candidates)) as task:
@@ -102,15 +102,6 @@ class PruneLayers(Step):
                     best, least = candidate, moved
                 task.advance(note=f"{candidate.module} moves the outputs by {moved:.3g}")
         return best
-
-    def _inputs(self, job: Job, module: nn.Module) -> Iterator[tuple[Tensor, ...]]:
-        device = next(module.parameters()).device
-        seen = 0
-        for inputs, _ in job.data.calibration.batches(BATCH):
-            if seen >= self.samples:
-                return
-            seen += len(inputs[0])
-            yield tuple(tensor.to(device) for tensor in inputs)
 
 
 def _moved(

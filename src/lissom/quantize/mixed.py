@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from lissom import edits
+from lissom.calibrate.inputs import calibration_inputs
 from lissom.choice import Option, choose
 from lissom.errors import UsageError
 from lissom.job import Job, Step, step
 from lissom.measure.metrics import measure
 from lissom.network import Network
-from lissom.quantize.rounding import RoundWeights, calibration_batches
+from lissom.quantize.rounding import BATCH, RoundWeights
 from lissom.quantize.sensitivity import LayerError, sensitivities
 
 __all__ = ["MixedPrecision"]
@@ -67,7 +68,7 @@ class MixedPrecision(Step):
         free = [name for name in names if (edit := edits.edit_of(network.module, name)) is None or edit.grid is None]
         if not free:
             return network.noting("every weight is on a grid already: no bits are chosen")
-        found = sensitivities(network, calibration_batches(job, self.samples), sorted(self.bits), free)
+        found = sensitivities(network, calibration_inputs(network, job, self.samples, BATCH), sorted(self.bits), free)
         if self.signal_to_noise is not None:
             return self._rounded(network, job, _by_distribution(found, self.signal_to_noise))
         if self.max_size is not None:

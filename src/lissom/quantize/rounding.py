@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from lissom import edits
+from lissom.calibrate.inputs import calibration_inputs
 from lissom.calibrate.layers import Layer, Walk
 from lissom.calibrate.second_order import ROUNDINGS, Lattice, refitted, statistics
 from lissom.deploy.quantized_graph import float_twin, is_quantized_graph
@@ -19,7 +20,7 @@ from lissom.job import Job, Step, step
 from lissom.network import Network
 from lissom.quantize.channels import bits_of, output_axis
 
-__all__ = ["RoundWeights", "calibration_batches"]
+__all__ = ["BATCH", "RoundWeights"]
 
 BATCH = 32
 FRACTIONS = 41
@@ -62,7 +63,7 @@ class RoundWeights(Step):
         rounded = edits.copy(network)
         names = set(edits.selected(rounded.module, self.include, self.exclude))
         standing = {name for name in names if (edit := edits.edit_of(rounded.module, name)) is not None and edit.grid is not None}
-        batches = calibration_batches(job, self.samples)
+        batches = calibration_inputs(network, job, self.samples, BATCH)
         walk = Walk(rounded, batches)
         twin = Walk(float_twin(network), batches) if is_quantized_graph(network) else walk.again(batches)
         reference = twin.layers()
@@ -118,17 +119,6 @@ class RoundWeights(Step):
             error = cells.fold(cells.rows(gap).sum(1), weight)
             best, least = torch.where(error < least, fraction, best), torch.minimum(error, least)
         return Affine(whole.scale * best, whole.zero_point, whole.lowest, whole.highest)
-
-
-def calibration_batches(job: Job, samples: int) -> list[tuple[Tensor, ...]]:
-    """The first calibration inputs, in batches."""
-    left, found = samples, []
-    for inputs, _ in job.data.calibration.batches(BATCH):
-        found.append(tuple(part[:left] for part in inputs))
-        left -= len(found[-1][0])
-        if left <= 0:
-            break
-    return found
 
 
 def _same(layer: Layer, reference: Iterator[Layer]) -> Layer:
