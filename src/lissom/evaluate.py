@@ -32,7 +32,7 @@ def evaluate(
         seed: Decides which samples are the test split, if the data does not say.
 
     Returns:
-        ``metric``, ``value``, ``standard_error`` (of the mean), ``split`` and ``n``.
+        ``metric``, ``unit``, ``value``, ``standard_error`` (of the mean), ``split`` and ``n``.
 
     Raises:
         DataRefused: there are no labels and no original.
@@ -51,6 +51,7 @@ def evaluate(
     measured = measure(network.outputs, samples.test, chosen, original=None if original is None else original.outputs)
     return {
         "metric": chosen.name,
+        "unit": chosen.unit,
         "value": measured.value,
         "standard_error": measured.standard_error,
         "split": measured.split,

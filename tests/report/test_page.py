@@ -176,6 +176,13 @@ def test_missed_limits_and_undecided_data_are_said_at_the_top(full):
     verdicts = texts(page, ".//header/ul/li")
     assert [verdict[0] for verdict in verdicts] == ["✓", "✓", "✗"]
     assert "undecided by this data" in verdicts[0]
+
+
+def test_a_gain_is_no_loss_of_the_same_size(full):
+    limit, *others = full.limits
+    gained = changed(full, limits=(type(limit)(**(vars(limit) | {"measured": -0.002})), *others))
+    first = texts(render(gained), ".//header/ul/li")[0].replace("\u00a0", " ")
+    assert first.startswith("✓Limit met: accuracy lost nothing, at most 1.00 points")
     assert "too small to tell" in page
 
 

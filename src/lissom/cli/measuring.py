@@ -30,6 +30,7 @@ def evaluate(
     """Measure the metric of a file on the test split, in the runtime that runs it."""
     from lissom.evaluate import evaluate as run
     from lissom.loading import to_run
+    from lissom.report.wording import samples_text, value_text
 
     network = to_run(model, weights=weights, preprocess=preprocess, input_shapes=shapes, data=data, trust=trust)
     reference = None if original is None else to_run(original, preprocess=preprocess, data=data, trust=trust)
@@ -37,7 +38,9 @@ def evaluate(
     if as_json:
         print_json(measured)
     else:
-        table(str(model), ("", ""), [(name, value) for name, value in measured.items()])
+        name, unit = measured["metric"], measured["unit"]
+        value, error = (value_text(measured[each], unit) for each in ("value", "standard_error"))
+        out.print(f"{model}: {name} {value} ± {error} on {samples_text(measured['n'])} of the {measured['split']} split")
 
 
 @reported

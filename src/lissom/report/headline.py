@@ -184,7 +184,10 @@ TILES: tuple[Callable[[Record], Markup | None], ...] = (_size_tile, _metric_tile
 def limit_words(limit: Limit, record: Record) -> tuple[str, Callable[[float], str]]:
     """What a limit is about, and how its values are written."""
     words: dict[str, tuple[str, Callable[[float], str]]] = {
-        "max_drop": (f"{record.metric.name} lost", lambda value: spread_text(value, record.metric.unit)),
+        "max_drop": (
+            f"{record.metric.name} lost",
+            lambda value: "nothing" if value <= 0 else spread_text(value, record.metric.unit),
+        ),
         "max_size": (f"size of {SHIPPED[record.ship]}", byte_text),
         "max_latency": ("latency of one call", ms_text),
     }
