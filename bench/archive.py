@@ -13,6 +13,7 @@ machine does not lengthen them. Photos and sentences that calibrate do not repor
 from __future__ import annotations
 
 import functools
+import io
 import math
 import os
 import resource
@@ -30,19 +31,19 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
 from harness import ROOT, Bench, arguments, shared
 from lissom.callables import load_callable
 from lissom.codec import Quantized, Uniform, decode, encode
 from lissom.codec.lossy import rate_distortion_levels
 from lissom.network import Network
+from rate_trained import SHAPES, rate_trained
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 CACHE = ROOT / "bench" / "cache"
 QPS = (-14, -20, -26, -32)
 NNCODEC = Path(os.environ.get("NNCODEC", "/tmp/peers/nncodec/bin/python"))
-PARTS = ("lite0", "minilm", "resnet20")
+LARGE = ("lite0", "minilm")  # networks of the speeds; rows of ResNet-20, a megabyte, stand beside them
 
 
 def weights(name: str) -> Arrays:
@@ -66,20 +67,25 @@ def _there(file: Path) -> Path:
     return file
 
 
-def nncodec(name: str, qp: int, *, dependent: bool) -> tuple[dict[str, float], Arrays]:
-    """Bytes and seconds of NNCodec on a network's weights, and what it decodes to."""
+def nncodec(name: str, qp: int, *, dependent: bool) -> tuple[int, Arrays]:
+    """Bytes of NNCodec on a network's weights, and what it decodes to."""
     file = CACHE / f"nncodec-{name}{qp}{'-dependent' if dependent else ''}.npz"
     if not file.exists():
         CACHE.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            np.savez(f"{folder}/source.npz", **weights(name))
-            script = str(ROOT / "bench" / "nncodec_peer.py")
-            command = [str(NNCODEC), script, f"{folder}/source.npz", f"{folder}/out.npz", "--qp", str(qp)]
-            subprocess.run(command + ["--dependent"] * dependent, check=True, capture_output=True)
-            file.write_bytes(Path(folder, "out.npz").read_bytes())
+        file.write_bytes(_peer(name, "--qp", str(qp), *["--dependent"] * dependent))
     with np.load(file) as found:
         tensors = {key.removeprefix("tensor/"): found[key] for key in found.files if key.startswith("tensor/")}
-        return {key: float(found[key]) for key in ("bytes", "encode", "decode")}, tensors
+        return int(found["bytes"]), tensors
+
+
+def _peer(name: str, *options: str) -> bytes:
+    """The file that the peer's script writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/source.npz", **weights(name))
+        script = str(ROOT / "bench" / "nncodec_peer.py")
+        command = [str(NNCODEC), script, f"{folder}/source.npz", f"{folder}/out.npz", *options]
+        subprocess.run(command, check=True, capture_output=True)
+        return Path(folder, "out.npz").read_bytes()
 
 
 def step_of(qp: int) -> float:
@@ -113,22 +119,30 @@ def seconds(work: Callable[[], Any], runs: int = 5) -> float:
 
 
 def same_levels(name: str, qp: int) -> dict[str, Any]:
-    """The very levels of NNCodec (plain rounding), coded by both; and both speeds, from floats and back to floats."""
-    peer, decoded = nncodec(name, qp, dependent=False)
-    source, step = weights(name), step_of(qp)
-    levels = {key: on_grid(value, step) for key, value in decoded.items()}
+    """The very levels of NNCodec (plain rounding), coded by both."""
+    size, decoded = nncodec(name, qp, dependent=False)
+    levels = {key: on_grid(value, step_of(qp)) for key, value in decoded.items()}
     small, quick = encode(levels, effort="best"), encode(levels, effort="fast")
     back = decode(small).tensors
     assert all((back[key].levels == levels[key].levels).all() for key in levels)
+    return {
+        "best_bytes": len(small), "fast_bytes": len(quick), "nncodec_bytes": size,
+        "entropy_bytes": round(sum(entropy(tensor.levels) for tensor in levels.values())),
+    }  # fmt: skip
+
+
+def speed(name: str, qp: int) -> dict[str, Any]:
+    """Both speeds, from floats and back to floats, beside NNCodec's on the same levels: one thread, the quickest of some runs."""
+    source, step = weights(name), step_of(qp)
+    quick = encode({key: on_grid(value, step) for key, value in source.items()}, effort="fast")
     floats = sum(value.nbytes for value in source.values())
     encoding = seconds(lambda: encode({k: on_grid(v, step) for k, v in source.items()}, effort="fast", threads=1))
     decoding = seconds(lambda: [tensor.dense() for tensor in decode(quick, threads=1).tensors.values()])
+    with np.load(io.BytesIO(_peer(name, "--qp", str(qp), "--runs", "3"))) as peer:
+        theirs = float(peer["encode"]), float(peer["decode"])
     return {
-        "best_bytes": len(small), "fast_bytes": len(quick), "nncodec_bytes": int(peer["bytes"]),
-        "entropy_bytes": round(sum(entropy(tensor.levels) for tensor in levels.values())),
         "encode_mb_s": round(floats / encoding / 1e6, 1), "decode_mb_s": round(floats / decoding / 1e6, 1),
-        "nncodec_encode_mb_s": round(floats / peer["encode"] / 1e6, 2),
-        "nncodec_decode_mb_s": round(floats / peer["decode"] / 1e6, 2),
+        "nncodec_encode_mb_s": round(floats / theirs[0] / 1e6, 2), "nncodec_decode_mb_s": round(floats / theirs[1] / 1e6, 2),
     }  # fmt: skip
 
 
@@ -149,7 +163,7 @@ def equal_error(name: str, qp: int) -> dict[str, Any]:
         step *= (wanted / error) ** 0.5 * (0.98 if not points else 1.03)
     (a, b), (c, d) = points
     size = math.exp(b + (d - b) * (math.log(wanted) - a) / (c - a))
-    return {"bytes": round(size), "nncodec_bytes": int(peer["bytes"]), "squared_error": wanted, "points": points}
+    return {"bytes": round(size), "nncodec_bytes": peer, "squared_error": wanted, "points": points}
 
 
 def overhead() -> dict[str, Any]:
@@ -176,78 +190,6 @@ def pruned_resnet20() -> dict[str, npt.NDArray[np.int32]]:
         name: np.where(np.abs(value) > threshold, np.rint(value / (np.abs(value).max() / 15)), 0).astype(np.int32)
         for name, value in source.items()
     }
-
-
-def rate_trained(kind: str, epochs: int = 4) -> dict[str, npt.NDArray[np.int32]]:
-    """Levels of a network trained on MNIST against their rate under a spike and a Laplace for each row and column."""
-    file = np.load(shared("data/mnist.npz"))
-    images, labels = torch.from_numpy(file["x_train"][:30000] / np.float32(255)), torch.from_numpy(file["y_train"][:30000]).long()
-    torch.manual_seed(0)
-    network = RateTrained(kind)
-    fast = [value for name, value in network.named_parameters() if "latent" not in name]
-    slow = [value for name, value in network.named_parameters() if "latent" in name]
-    optimizer = torch.optim.Adam([{"params": slow, "lr": 2e-2}, {"params": fast, "lr": 2e-2}])
-    total = epochs * (len(images) // 128)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-    for number in range(total):
-        chosen = torch.randint(len(images), (128,))
-        loss = nn.functional.cross_entropy(network(images[chosen]), labels[chosen])
-        weight = 0.15 * min(1.0, number / (0.15 * total)) / len(images)
-        (loss + weight * network.bits()).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-    return {name: value.detach().round().numpy().astype(np.int32) for name, value in network.latents().items()}
-
-
-SHAPES = {
-    "lenet-300-100": ((300, 784), (100, 300), (10, 100)),
-    "lenet-5": ((20, 1, 5, 5), (50, 20, 5, 5), (500, 800), (10, 500)),
-}
-
-
-class RateTrained(nn.Module):
-    """Latents in units of a learnt step, rounded straight through, with a differentiable price in bits."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        shapes = SHAPES[kind]
-        self.latent = nn.ParameterList([nn.Parameter(torch.randn(s) * (2 / math.prod(s[1:])) ** 0.5 / 0.05) for s in shapes])
-        self.step = nn.ParameterList([nn.Parameter(torch.tensor(math.log(0.05))) for _ in shapes])
-        self.prior = nn.ParameterList([nn.Parameter(torch.tensor([0.0, 1.0, 0.0, 0.5])) for _ in shapes])
-        self.bias = nn.ParameterList([nn.Parameter(torch.zeros(s[0])) for s in shapes])
-
-    def latents(self) -> dict[str, torch.Tensor]:
-        return {f"layer{number}": value for number, value in enumerate(self.latent)}
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x[:, None] if self.latent[0].ndim == 4 else x.flatten(1)
-        for number, latent in enumerate(self.latent):
-            weight = (latent + (latent.round() - latent).detach()) * self.step[number].exp()
-            if weight.ndim == 4:
-                x = nn.functional.max_pool2d(nn.functional.conv2d(x, weight, self.bias[number]).relu(), 2)
-            else:
-                x = nn.functional.linear(x.flatten(1), weight, self.bias[number])
-                x = x.relu() if number + 1 < len(self.latent) else x
-        return x
-
-    def bits(self) -> torch.Tensor:
-        """Of all latents: a spike at zero and a Laplace around it, both by how active the row and the column are."""
-        total = torch.zeros(())
-        for latent, prior in zip(self.latent, self.prior, strict=True):
-            size = latent.abs().flatten(2).mean(2) if latent.ndim == 4 else latent.abs()
-            active = (size.mean(1, keepdim=True) + 1e-3).log() + (size.mean(0, keepdim=True) + 1e-3).log()
-            active = active[..., None, None] if latent.ndim == 4 else active
-            zero = torch.sigmoid(-(prior[0] + prior[1].abs() * active))
-            scale = (prior[2] + prior[3].abs() * active).clamp(-6, 6).exp() + 0.05
-            inside = 1 - torch.exp(-0.5 / scale)
-            magnitude = latent.abs()
-            likely = torch.where(
-                magnitude < 0.5, inside, 0.5 * (torch.exp(-(magnitude - 0.5) / scale) - torch.exp(-(magnitude + 0.5) / scale))
-            )
-            chance = torch.where(magnitude < 0.5, zero + (1 - zero) * likely, (1 - zero) * likely)
-            total = total - chance.clamp(min=1e-9).log2().sum()
-        return total
 
 
 def bfloat16(name: str) -> dict[str, Any]:
@@ -336,7 +278,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
         kinds.setdefault(row["row"].partition(" ")[0], []).append(row)
     expected = Counter(key["row"].partition(" ")[0] for key, _ in plan())
     kinds = {kind: found for kind, found in kinds.items() if len(found) == expected[kind]}
-    same = kinds.get("same", [])
+    kinds["speed"] = [row for row in kinds.get("speed", []) if row["network"] in LARGE]
 
     def mean(kind: str, above: str, below: str) -> float | None:
         found = kinds.get(kind, [])
@@ -345,15 +287,14 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     def saving(value: float | None) -> float | None:
         return None if value is None else 1 - value
 
-    dense = [row for row in same if row["network"] in PARTS[:2]]
     return {
         "overhead_bytes": kinds["overhead"][0]["bytes"] if "overhead" in kinds else None,
         "coder_saving": saving(mean("same", "best_bytes", "nncodec_bytes")),
         "equal_mse_saving": saving(mean("mse", "bytes", "nncodec_bytes")),
         "equal_divergence_saving": saving(mean("divergence", "bytes", "nncodec_bytes")),
         "sparse_levels_vs_entropy": mean("sparse", "bytes", "entropy_bytes"),
-        "encode_speedup": geometric([row["encode_mb_s"] / row["nncodec_encode_mb_s"] for row in dense]) if dense else None,
-        "decode_speedup": geometric([row["decode_mb_s"] / row["nncodec_decode_mb_s"] for row in dense]) if dense else None,
+        "encode_speedup": mean("speed", "encode_mb_s", "nncodec_encode_mb_s"),
+        "decode_speedup": mean("speed", "decode_mb_s", "nncodec_decode_mb_s"),
         "bf16_vs_bound": mean("bf16", "best_bytes", "bound_bytes"),
         "bf16_decode_mb_s": geometric([row["decode_mb_s"] for row in kinds["bf16"]]) if "bf16" in kinds else None,
     }
@@ -368,6 +309,7 @@ def plan() -> list[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
         rows += [({"row": f"bf16 {name}"}, functools.partial(bfloat16, name))] * (name != "resnet20")
         for qp in QPS:
             rows.append(({"row": f"same {name} {qp}", "network": name}, functools.partial(same_levels, name, qp)))
+            rows.append(({"row": f"speed {name} {qp}", "network": name}, functools.partial(speed, name, qp)))
             rows += [({"row": f"mse {name} {qp}"}, functools.partial(equal_error, name, qp))] * (name != "resnet20")
     rows.append(({"row": "gigabyte"}, gigabyte))
     return rows

@@ -26,27 +26,22 @@ def code_array(stream: Stream, array: npt.NDArray[Any]) -> None:
     if bits.size == 0:
         return
     name = array.dtype.name
-    mode = 0 if stream.decoding else _choose(bits, name)
-    if (
-        mode == FLOAT
-        and stream.effort == "fast"
-        and bits.size >= LARGE
-        and name in PLANE
-        and 8 * np.count_nonzero(bits) > 7 * bits.size
-    ):
-        mode = PLANES
+    mode = 0 if stream.decoding else _choose(bits, name, quick=stream.effort == "fast")
     mode = stream.number(mode, MODE, len(_MODES) - 1)
     if mode in (TABLE, FLOAT) and name not in FLOATS:
         raise CorruptArchive(f"a payload holds the {name} numbers of a tensor as floats: the file was altered")
     _MODES[mode](stream, bits, name)
 
 
-def _choose(bits: Bits, name: str) -> int:
-    """The mode that costs least, by what is known without coding."""
+def _choose(bits: Bits, name: str, *, quick: bool) -> int:
+    """The mode that costs least, by what is known without coding; planes decode so fast that others must save a quarter."""
     if (bits == bits.flat[0]).all():
         return CONSTANT
     if name in FLOATS:
-        return TABLE if _repeats(bits, *FLOATS[name]) else FLOAT
+        planes = quick and name in PLANE and bits.size >= LARGE and 8 * np.count_nonzero(bits) > 7 * bits.size
+        if _repeats(bits, *FLOATS[name], 0.75 if planes else 1.0):
+            return TABLE
+        return PLANES if planes else FLOAT
     signed = _signed(bits, name)
     if int(signed.min()) < -(2**31) or int(signed.max()) >= 2**31:
         return HALVES
@@ -58,8 +53,8 @@ def _choose(bits: Bits, name: str) -> int:
     return INTEGER
 
 
-def _repeats(bits: Bits, exponent_bits: int, mantissa_bits: int) -> bool:
-    """Whether so few values occur that a table of them, and ranks, cost less than exponents and mantissas."""
+def _repeats(bits: Bits, exponent_bits: int, mantissa_bits: int, share: float) -> bool:
+    """Whether so few values occur that a table of them, and ranks, cost less than a share of exponents and mantissas."""
     flat = bits.reshape(-1)
     if bits.itemsize == 2:
         values, counts = _occurring(flat)
@@ -75,7 +70,7 @@ def _repeats(bits: Bits, exponent_bits: int, mantissa_bits: int) -> bool:
     classes = (values >> mantissa_bits).astype(np.int64)
     classes[values == 0] = 1 << (exponent_bits + 1)
     floats = _entropy(np.bincount(classes, counts)) + mantissa * (bits.size - zeros)
-    return bool(_entropy(counts) + (exponent_bits // 2 + mantissa) * len(values) < floats)
+    return bool(_entropy(counts) + (exponent_bits // 2 + mantissa) * len(values) < share * floats)
 
 
 def _occurring(flat: Bits) -> tuple[Bits, npt.NDArray[np.int64]]:

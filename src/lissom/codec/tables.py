@@ -21,7 +21,7 @@ __all__ = ["LARGE", "PLANE", "code_dense", "code_planes", "dense"]
 
 Levels = npt.NDArray[np.int32]
 Bytes = npt.NDArray[np.uint8]
-LARGE = 1 << 12  # positions from which fixed tables pay for themselves
+LARGE = 1 << 11  # positions from which fixed tables pay for themselves
 CLASSES = 8
 DENSE_BITS = 1.5  # bits a level from which a table costs no more than adaptive coding
 PLANE = {"float32": 23, "float16": 8, "bfloat16": 7}  # where the byte with the exponent begins
