@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from divergence import Probe, equal_divergence
 from harness import ROOT, Bench, arguments, shared
 from lissom.callables import load_callable
 from lissom.codec import Quantized, Uniform, decode, encode
@@ -166,6 +167,16 @@ def equal_error(name: str, qp: int) -> dict[str, Any]:
     return {"bytes": round(size), "nncodec_bytes": peer, "squared_error": wanted, "points": points}
 
 
+@functools.cache
+def probe(name: str) -> Probe:
+    return Probe(name, weights(name))
+
+
+def divergence(name: str, qp: int) -> dict[str, Any]:
+    size, decoded = nncodec(name, qp, dependent=True)
+    return {"nncodec_bytes": size, **equal_divergence(probe(name), weights(name), decoded, step_of(qp))}
+
+
 def overhead() -> dict[str, Any]:
     """What a weights-only archive of LeNet-5 holds beside its tensors' payload: all of it, where every tensor is constant."""
     lenet5: Network = load_callable("examples.lenet:lenet5")()
@@ -281,7 +292,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     kinds["speed"] = [row for row in kinds.get("speed", []) if row["network"] in LARGE]
 
     def mean(kind: str, above: str, below: str) -> float | None:
-        found = kinds.get(kind, [])
+        found = [row for row in kinds.get(kind, []) if row[above] is not None]
         return geometric([row[above] / row[below] for row in found]) if found else None
 
     def saving(value: float | None) -> float | None:
@@ -311,6 +322,7 @@ def plan() -> list[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
             rows.append(({"row": f"same {name} {qp}", "network": name}, functools.partial(same_levels, name, qp)))
             rows.append(({"row": f"speed {name} {qp}", "network": name}, functools.partial(speed, name, qp)))
             rows += [({"row": f"mse {name} {qp}"}, functools.partial(equal_error, name, qp))] * (name != "resnet20")
+            rows += [({"row": f"divergence {name} {qp}"}, functools.partial(divergence, name, qp))] * (name != "resnet20")
     rows.append(({"row": "gigabyte"}, gigabyte))
     return rows
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from harness import Bench, arguments
 from lissom.codec import Archive, Quantized, Table, Uniform, decode, encode, trellis
-from lissom.codec.archive import MAGIC
+from lissom.codec.envelope import MAGIC
 from lissom.errors import CorruptArchive
 
 LIMIT = 64 << 20

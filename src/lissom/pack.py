@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lissom import files
-from lissom.codec import Quantized, Reader, decode, encode
+from lissom.codec import Quantized, Reader, decode, write
 from lissom.codec.delta import difference, restored
 from lissom.codec.lossy import quantized
 from lissom.errors import CorruptArchive, InputRefused, UsageError
@@ -88,8 +88,8 @@ def pack(
     if base is not None:
         stored = _against(tensors, read_weights(Path(base), graph=False).tensors)
         metadata[BASE] = files.digest(base)
-    data = encode(stored, network=weights.network, metadata=metadata, effort=effort, threads=threads)
-    files.write_bytes(path, data)
+    with files.atomic_file(path) as file:
+        write(file, stored, network=weights.network, metadata=metadata, effort=effort, threads=threads)
     return tensors
 
 
@@ -156,13 +156,21 @@ def _within(
     from lissom.slope import Priced, within_drop
 
     runs = open_network(source, data=data) if network is None else open_network(network, weights=source, data=data)
-    priced = Priced(runs, load_data(data, runs, seed=seed, task=task))
-    levels = within_drop(priced, max_drop)
-    values = dict(runs.module.named_parameters())
-    known = {_same(values[name].detach().cpu().numpy()): tensor for name, tensor in levels.items()}
-    return {
-        name: tensor if isinstance(tensor, Quantized) else known.get(_same(tensor), tensor) for name, tensor in tensors.items()
-    }
+    found = within_drop(Priced(runs, load_data(data, runs, seed=seed, task=task)), max_drop)
+    values = {name: value.detach().cpu().numpy() for name, value in runs.module.state_dict(keep_vars=True).items()}
+    changed: dict[Any, list[Array | Quantized]] = {}
+    for name, value in values.items():
+        changed.setdefault(_same(value), []).append(found.get(name, value))
+
+    def stored(name: str, tensor: Array | Quantized) -> Array | Quantized:
+        if isinstance(tensor, Quantized):
+            return tensor
+        if name in values and _same(values[name]) == _same(tensor):
+            return found.get(name, tensor)
+        alike = changed.get(_same(tensor), [])  # a file may call them otherwise: then their values must tell them apart
+        return alike[0] if len(alike) == 1 else tensor
+
+    return {name: stored(name, tensor) for name, tensor in tensors.items()}
 
 
 def _same(array: Array) -> tuple[Any, ...]:

@@ -5,45 +5,75 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from lissom.calibrate.importance import Felt, felt
+from lissom.calibrate.importance import WIDEST, Felt, felt
+from lissom.calibrate.layers import Layer, Walk
+from lissom.calibrate.second_order import Statistics, refitted, statistics
 from lissom.codec import Quantized
 from lissom.codec.calibrated import Importance, important_levels
 from lissom.data import Data
+from lissom.errors import ModelRefused
 from lissom.measure.metrics import Measured, Metric, default_metric, measure
 from lissom.network import Network
 
-__all__ = ["Priced", "importance_of", "within_drop"]
+__all__ = ["Priced", "within_drop"]
 
 Array = npt.NDArray[Any]
-SAMPLES = 64  # calibration samples whose gradients are taken
+SAMPLES = 128  # calibration samples whose gradients are taken, and that layers are fitted to
+BATCH = 32
 ROUNDS = 9  # of bisection: the price is then known to 5 %
 CHEAPEST, DEAREST = 1e-14, 1e-2  # prices of a bit, in divergence of the answers
 INDEPENDENT = 8  # positions of one sample that say something new, about
 UNSEEN = 0.1  # of the mean: what a row costs at least, though no sample touched it
 FEW = 256  # values below which a tensor stays exact: levels would save nothing
+RIDGE = 0.1  # pull of a layer's weights towards the original's, when they make up for what the layers before them lost
+
+
+def costs(fisher: Tensor, seen: Tensor | None) -> Tensor:
+    """What each row's errors cost, [groups, rows]: half its Fisher information, and something where no sample touched it.
+
+    Rows of which samples meet few, as an embedding's tokens, share what rows met once cost: new samples meet a row never met
+    before as often as these met one for the first and only time (Good, 1953).
+    """
+    rows = fisher.double().mean(-1) / 2
+    if seen is None:
+        return torch.maximum(rows, UNSEEN * rows.mean())
+    never = int((seen == 0).sum())
+    return torch.maximum(rows, rows.flatten()[seen == 1].sum() / max(never, 1))
 
 
 def importance_of(weight: Felt) -> Importance:
-    """What the coder takes for the cost of a tensor's errors."""
-    fisher = weight.fisher.double().flatten(1).numpy() / 2
-    rows = fisher.mean(axis=1)
-    rows = np.maximum(rows, UNSEEN * rows.mean())
-    if weight.moments is not None:
-        moments = weight.moments.double().numpy()
-        own = np.diag(np.diag(moments))
-        share = len(moments) / (len(moments) + INDEPENDENT * weight.samples)  # what few samples have in common is chance
-        moments = (1 - share) * moments + share * own
-        return Importance(rows / max(float(np.diag(moments).mean()), 1e-30), moments)
-    if rows.size * 4 > fisher.size or fisher.shape[1] > 64:  # too little seen to tell a row's values apart
-        return Importance(rows, np.ones((1, fisher.shape[1])))
-    own = np.maximum(fisher, UNSEEN * rows[:, None])
-    return Importance(rows, own / np.maximum(rows[:, None], 1e-30))
+    """The cost of errors in a tensor that no layer multiplies by, each value on its own."""
+    fisher = weight.fisher.double().flatten(1)
+    rows = costs(fisher, weight.seen)[:, None]
+    if (
+        weight.seen is not None or rows.numel() * 4 > fisher.numel() or fisher.shape[1] > 64
+    ):  # too little seen to tell values apart
+        return Importance(rows[:, 0].numpy(), np.ones((1, fisher.shape[1])))
+    own = torch.maximum(fisher / 2, UNSEEN * rows) / rows.clamp(min=1e-30)
+    return Importance(rows[:, 0].numpy(), own.numpy())
+
+
+def importance_in(layer: Layer, weight: Felt, found: Statistics, samples: int) -> Importance:
+    """The cost of errors in a layer's weights, on the inputs that it really gets; their mean is left to the bias."""
+    covariance = found.covariance
+    energy = (covariance.diagonal(dim1=1, dim2=2) + found.mean.square()).mean(1)
+    rows = costs(layer.rows(weight.fisher), None) / energy.clamp(min=1e-30)[:, None]
+    own = covariance.diagonal(dim1=1, dim2=2)
+    if layer.bias_comes_after:  # such a weight's rows are the inputs: no error moves on
+        return Importance(np.ones(own.shape[1]), (own[0][:, None] * rows[0]).numpy())
+    if len(covariance) > 1 or covariance.shape[1] > WIDEST:
+        return Importance(rows.flatten().numpy(), own[:, None].expand(*rows.shape, -1).flatten(0, 1).numpy())
+    square = covariance[0].numpy()
+    share = len(square) / (len(square) + INDEPENDENT * samples)  # what few samples have in common is chance
+    return Importance(rows[0].numpy(), (1 - share) * square + share * np.diag(np.diag(square)))
 
 
 @dataclass
@@ -64,17 +94,12 @@ class Priced:
     felt: dict[str, Felt] = field(init=False)
     metric: Metric = field(init=False)
     before: Measured = field(init=False)
+    batches: list[tuple[Tensor, ...]] = field(init=False)
+    walk: Walk | None = field(init=False)
 
     def __post_init__(self) -> None:
         module = self.network.module
-        taken = 0
-        samples = []
-        for inputs, _ in self.data.calibration.batches(len(self.network.example_inputs[0]) if self.network.fixed_batch else 1):
-            samples.append(inputs)
-            taken += len(inputs[0])
-            if taken >= SAMPLES:
-                break
-        self.felt = felt(module, samples, classify=self.data.task == "classify")
+        self.felt = felt(module, self._samples(1), classify=self.data.task == "classify")
         self.lossy = self.lossy or tuple(
             name
             for name, value in module.named_parameters()
@@ -82,31 +107,82 @@ class Priced:
         )
         self.metric = default_metric(self.data)
         self.before = self._measured(self.network)
+        self.batches = self._samples(BATCH)
+        try:
+            self.walk = Walk(self.network, self.batches)
+        except ModelRefused:  # what cannot be captured has no layers in order: each tensor stands for itself
+            self.walk = None
 
-    def at(self, price: float) -> dict[str, Quantized]:
-        """The levels of each lossy parameter."""
-        values = dict(self.network.module.named_parameters())
-        return {
-            name: important_levels(values[name].detach().cpu().numpy(), importance_of(self.felt[name]), price, states=self.states)
+    def at(self, price: float) -> dict[str, Quantized | Array]:
+        """The levels of each lossy parameter, and the biases and running means that make up for what they do to the mean.
+
+        Layers are met in order. Each is fitted to the original's outputs on the inputs that the layers before it, which have
+        levels already, really give.
+        """
+        values = {name: value.detach().cpu() for name, value in self.network.module.named_parameters()}
+        layers = self.walk.layer_names() if self.walk else set()
+        found: dict[str, Quantized | Array] = {
+            name: important_levels(values[name].numpy(), importance_of(self.felt[name]), price, states=self.states)
             for name in self.lossy
+            if name not in layers
         }
+        if self.walk is None:
+            return found
+        walk, original = self.walk.again(self.batches), self.walk.again(self.batches).layers()
+        for name, value in found.items():
+            walk.replace(name, _dense(value))
+        for layer in walk.layers():
+            wanted = next(each for each in original if each.name == layer.name)  # both run in the same order
+            if layer.name in self.lossy and layer.name not in found:
+                made = self._fitted(layer, statistics(layer, wanted), values[layer.name], price)
+                for name, value in made.items():
+                    walk.replace(name, _dense(value))
+                found |= made
+        return found
 
-    def drop(self, levels: Mapping[str, Quantized]) -> float:
+    def _fitted(self, layer: Layer, found: Statistics, weight: Tensor, price: float) -> dict[str, Quantized | Array]:
+        """A layer's levels, and the bias or running mean that gives its outputs the mean that they should have."""
+        target = layer.weight(refitted(layer.rows(weight), found, RIDGE), weight)
+        importance = importance_in(layer, self.felt[layer.name], found, sum(len(batch[0]) for batch in self.batches))
+        levels = important_levels(target.numpy(), importance, price, states=self.states)
+        mean = (layer.rows(_dense(levels)).double() @ found.mean[:, :, None]).squeeze(2)
+        lacking = (found.answer - mean).flatten()
+        made: dict[str, Quantized | Array] = {layer.name: levels}
+        state = self.network.module.state_dict()
+        if layer.bias is not None:
+            made[layer.bias] = (lacking + (state[layer.bias].cpu() if layer.bias_comes_after else 0)).float().numpy()
+        elif layer.centre is not None:
+            made[layer.centre] = (state[layer.centre].cpu() - lacking).float().numpy()
+        return made
+
+    def drop(self, values: Mapping[str, Quantized | Array]) -> float:
         """The drop on the validation split, and one paired standard error."""
         module = deepcopy(self.network.module)
-        parameters = dict(module.named_parameters())
+        state = module.state_dict(keep_vars=True)
         with torch.no_grad():
-            for name, tensor in levels.items():
-                parameters[name].copy_(torch.from_numpy(np.ascontiguousarray(tensor.dense(), np.float32)))
+            for name, value in values.items():
+                state[name].copy_(_dense(value))
         found = self.before.drop_to(self._measured(replace(self.network, module=module)))
         return found.value + (found.standard_error if np.isfinite(found.standard_error) else 0.0)
+
+    def _samples(self, batch: int) -> list[tuple[Tensor, ...]]:
+        """Calibration inputs, so many in a batch (as many as the network takes, where it takes only one number)."""
+        batch = len(self.network.example_inputs[0]) if self.network.fixed_batch else batch
+        samples = (inputs for inputs, _ in self.data.calibration.batches(batch))
+        return list(islice(samples, -(-SAMPLES // batch)))
 
     def _measured(self, network: Network) -> Measured:
         return measure(network.outputs, self.data.validation, self.metric, original=self.network.outputs)
 
 
-def within_drop(priced: Priced, max_drop: float, progress: Callable[[str], None] = lambda _: None) -> dict[str, Quantized]:
-    """The levels at the highest price at which the drop is within the limit; none, where even the cheapest price loses more.
+def _dense(value: Quantized | Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(value.dense() if isinstance(value, Quantized) else value, np.float32))
+
+
+def within_drop(
+    priced: Priced, max_drop: float, progress: Callable[[str], None] = lambda _: None
+) -> dict[str, Quantized | Array]:
+    """What :meth:`Priced.at` gives at the highest price at which the drop is within the limit; nothing where all lose more.
 
     Args:
         priced: The network and its data.
@@ -114,7 +190,7 @@ def within_drop(priced: Priced, max_drop: float, progress: Callable[[str], None]
         progress: Told how each price went.
     """
     low, high = np.log(CHEAPEST), np.log(DEAREST)
-    best: dict[str, Quantized] = {}
+    best: dict[str, Quantized | Array] = {}
     for _ in range(ROUNDS):
         price = float(np.exp((low + high) / 2))
         levels = priced.at(price)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Felt", "felt"]
+__all__ = ["WIDEST", "Felt", "felt"]
 
 WIDEST = 4608
 """Input weights of a unit above which what they have in common is left out: solving with it grows cubically."""
@@ -29,11 +29,13 @@ class Felt:
         moments: Mean products of the inputs that a unit's values meet [width, width]; None where there are none to share
             errors with (groups, embeddings, weights of other modules).
         samples: How many samples both are means of.
+        seen: How many of them met each row, where a sample meets few (an embedding's tokens); else None.
     """
 
     fisher: Tensor
     moments: Tensor | None = None
     samples: int = 0
+    seen: Tensor | None = None
 
 
 def felt(module: nn.Module, samples: Iterable[tuple[Tensor, ...]], *, classify: bool, seed: int = 0) -> dict[str, Felt]:
@@ -57,6 +59,11 @@ def felt(module: nn.Module, samples: Iterable[tuple[Tensor, ...]], *, classify: 
     weights = {name: value for name, value in module.named_parameters() if value.ndim >= 2}
     fisher = {name: torch.zeros(value.shape) for name, value in weights.items()}
     moments: dict[str, Tensor] = {}
+    seen = {
+        f"{path}.weight" if path else "weight": torch.zeros(part.num_embeddings)
+        for path, part in module.named_modules()
+        if isinstance(part, nn.Embedding)
+    }
     hooks = [
         part.register_forward_pre_hook(partial(_sum_inputs, moments, f"{path}.weight" if path else "weight"))
         for path, part in module.named_modules()
@@ -75,6 +82,8 @@ def felt(module: nn.Module, samples: Iterable[tuple[Tensor, ...]], *, classify: 
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
                     fisher[name] += gradient.detach().square().cpu()
+                    if name in seen:
+                        seen[name] += (gradient.detach() != 0).any(1).cpu()
             count += 1
     finally:
         for hook in hooks:
@@ -82,7 +91,7 @@ def felt(module: nn.Module, samples: Iterable[tuple[Tensor, ...]], *, classify: 
         for name, value in module.named_parameters():
             value.requires_grad_(wanted[name])
     means = {name: total / count for name, total in moments.items()}
-    return {name: Felt(total / max(count, 1), means.get(name), count) for name, total in fisher.items()}
+    return {name: Felt(total / max(count, 1), means.get(name), count, seen.get(name)) for name, total in fisher.items()}
 
 
 def _in_a_direction(output: Tensor, classify: bool, generator: torch.Generator) -> Tensor:

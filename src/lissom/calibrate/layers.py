@@ -36,6 +36,7 @@ class Layer:
         node: The call.
         weight_node: Its weight as the call takes it, perhaps with turned axes.
         groups: Groups of channels that are computed apart.
+        centre: The name of the running mean that batch-norm right after the call takes from its outputs; None without one.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Layer:
     node: fx.Node = field(repr=False)
     weight_node: fx.Node = field(repr=False)
     groups: int = 1
+    centre: str | None = None
 
     @property
     def kind(self) -> str:
@@ -133,6 +135,7 @@ class Walk:
         self.graph = program.graph
         self.constants: dict[fx.Node, Value] = {}
         self.names: dict[fx.Node, str] = {}
+        self.buffers: dict[fx.Node, str] = {}
         inputs: list[fx.Node] = []
         for node in self.graph.nodes:
             if node.op == "placeholder":
@@ -142,6 +145,8 @@ class Walk:
                     continue
                 if spec.kind == InputKind.PARAMETER:
                     self.names[node] = first.get(spec.target, spec.target)
+                elif spec.kind == InputKind.BUFFER:
+                    self.buffers[node] = str(spec.target)
                 held = state.get(spec.target, program.constants.get(spec.target))
                 self.constants[node] = held.detach() if isinstance(held, Tensor) else held
             elif node.op == "get_attr":
@@ -159,6 +164,10 @@ class Walk:
         other = copying.copy(self)
         other.constants = dict(self.constants)
         return other.start(batches)
+
+    def layer_names(self) -> set[str]:
+        """The weights of all layers, without computing anything."""
+        return {layer.name for node in self.graph.nodes if node.op == "call_function" and (layer := self._layer(node))}
 
     def layers(self) -> Iterator[Layer]:
         """Every layer whose weight is a parameter, before it is computed; :meth:`replace` changes what follows."""
@@ -185,8 +194,8 @@ class Walk:
         return values[node]
 
     def replace(self, name: str, value: Tensor) -> None:
-        """Let what follows compute with another tensor in the place of the parameter ``name``."""
-        for node, known in self.names.items():
+        """Let what follows compute with another tensor in the place of the parameter or buffer ``name``."""
+        for node, known in (self.names | self.buffers).items():
             if known == name:
                 self.constants[node] = value
                 self._forget(node)
@@ -232,7 +241,16 @@ class Walk:
         name = self.names.get(bias) if isinstance(bias, fx.Node) else None
         layer = Layer(self.names[source], name, self, node, weight)
         layer.groups = layer._arguments()["groups"] if layer.is_convolution else 1  # noqa: SLF001
+        layer.centre = self._centre(node)
         return layer
+
+    def _centre(self, node: fx.Node) -> str | None:
+        """The running mean of the batch-norm that alone reads ``node``."""
+        users = list(node.users)
+        if len(users) != 1 or operator_name(users[0].target) != "batch_norm":
+            return None
+        mean = users[0].args[3]
+        return self.buffers.get(mean) if isinstance(mean, fx.Node) else None
 
     def _added(self, node: fx.Node) -> fx.Node | None:
         """The vector that a sum right after a matrix product adds."""

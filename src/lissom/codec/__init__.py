@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from lissom.codec.tensors import Quantized, Table, Uniform
 
 if TYPE_CHECKING:
-    from lissom.codec.archive import Archive, Reader, decode, encode
+    from lissom.codec.archive import Archive, Reader, decode, encode, write
 
-__all__ = ["Archive", "Quantized", "Reader", "Table", "Uniform", "decode", "encode"]
+__all__ = ["Archive", "Quantized", "Reader", "Table", "Uniform", "decode", "encode", "write"]
 
 
 def __getattr__(name: str) -> Any:

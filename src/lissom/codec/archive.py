@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import zlib
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from math import prod
-from typing import Any
+from itertools import chain
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +18,15 @@ import numpy.typing as npt
 from lissom.codec.arrays import code_array
 from lissom.codec.directory import Directory, Entry, Part, plan
 from lissom.codec.dtypes import dtype_named, number_of
+from lissom.codec.envelope import HEAD, SEALED, opened, reversed_number, with_checksum
 from lissom.codec.quantized import checked, code_decoding, from_symbols, to_symbols
 from lissom.codec.stream import EFFORTS, Stream
 from lissom.codec.tensors import Quantized, Table, Uniform
 from lissom.errors import CorruptArchive, InputRefused, UsageError
 
-__all__ = ["Archive", "Reader", "decode", "encode"]
+__all__ = ["Archive", "Reader", "decode", "encode", "write"]
 
 Tensor = npt.NDArray[Any] | Quantized
-MAGIC = b"\x8flsm"
-VERSION = 1
-SEALED = 1 << 16  # an archive of one block below this many bytes has one checksum over everything
 LIMIT = 1 << 33  # decoded bytes that decode() allows unless told otherwise
 
 
@@ -72,18 +72,57 @@ def encode(
     >>> len(data) < 60, (decode(data).tensors["fc.bias"] == weights["fc.bias"]).all()
     (True, np.True_)
     """
+    file = io.BytesIO()
+    write(file, tensors, network=network, metadata=metadata, effort=effort, threads=threads)
+    return file.getvalue()
+
+
+def write(
+    file: IO[bytes],
+    tensors: Mapping[str, Tensor],
+    *,
+    network: bytes | None = None,
+    metadata: Mapping[str, str] | None = None,
+    effort: str = "best",
+    threads: int | None = None,
+) -> None:
+    """Write what :func:`encode` gives; each block leaves memory soon after it is coded, however large the tensors are.
+
+    Args:
+        file: where the bytes go, from its first to its last; it need not be able to seek.
+        tensors: as for :func:`encode`; arrays that are mapped from a file are read chunk by chunk.
+        network: as for :func:`encode`.
+        metadata: as for :func:`encode`.
+        effort: as for :func:`encode`.
+        threads: as for :func:`encode`.
+
+    Raises:
+        InputRefused: as :func:`encode`, before anything is written where the tensors' dtypes or levels are the reason.
+        UsageError: an unknown effort.
+    """
     if effort not in EFFORTS:
         raise UsageError(f"effort={effort!r}: choose one of {', '.join(map(repr, EFFORTS))}")
     prepared = {name: _prepared(name, tensor) for name, tensor in tensors.items()}
     directory = Directory(effort, [_entry(name, tensor) for name, tensor in prepared.items()], dict(metadata or {}))
-    blocks = [] if network is None else [min(network, _encode_bytes(network), key=len)]
     directory.network = None if network is None else len(network)
     values: list[tuple[Quantized | None, npt.NDArray[Any]]] = [
         (tensor, to_symbols(tensor)) if isinstance(tensor, Quantized) else (None, tensor) for tensor in prepared.values()
     ]
-    chunks = plan(directory.entries)
-    blocks += _parallel(lambda chunk: _encode_chunk(chunk, directory, values), chunks, threads)
-    return _assembled(directory, blocks)
+    first = [] if network is None else [min(network, _encode_bytes(network), key=len)]
+    chunks = _parallel(lambda chunk: _encode_chunk(chunk, directory, values), plan(directory.entries), threads)
+    held = b""
+    file.write(HEAD)
+    for block in chain(first, chunks):
+        if directory.lengths:  # an archive of one small block has no checksum after it: the last one waits
+            file.write(with_checksum(held))
+        held = block
+        directory.lengths.append(len(block))
+    sealed = len(directory.lengths) <= 1 and len(held) < SEALED
+    body = held if sealed else with_checksum(held)
+    coded = directory.to_bytes()
+    end = reversed_number(len(coded) << 1 | sealed)
+    checksum = zlib.crc32((HEAD + body if sealed else HEAD) + coded + end)
+    file.write(body + coded + checksum.to_bytes(4, "little") + end)
 
 
 def decode(data: bytes, *, threads: int | None = None, limit: int = LIMIT) -> Archive:
@@ -114,7 +153,7 @@ class Reader:
 
     def __init__(self, data: bytes | memoryview, *, limit: int = LIMIT) -> None:
         self._data = memoryview(data)
-        self.directory, self._blocks = _opened(self._data, limit)
+        self.directory, self._blocks = opened(self._data, limit)
         self.metadata = self.directory.metadata
         self.entries = {entry.name: entry for entry in self.directory.entries}
         self._index = {name: index for index, name in enumerate(self.entries)}
@@ -170,7 +209,7 @@ class Reader:
             payload = self._payload(first + number)
             _decode_chunk(payload, self._chunks[number], self.directory, arrays, decodings, trellises)
 
-        _parallel(work, chunks, threads)
+        deque(_parallel(work, chunks, threads), maxlen=0)
         return {
             index: from_symbols(
                 arrays[index], decodings[index], entry.dtype, entry.kind.startswith("masked"), trellises.get(index, 0)
@@ -263,90 +302,17 @@ def _encode_bytes(data: bytes) -> bytes:
     return stream.finish()
 
 
-def _parallel(work: Any, items: list[Any], threads: int | None) -> list[Any]:
-    """``work`` of every item, in order, on a few threads (the kernels hold no lock)."""
+def _parallel(work: Callable[[Any], Any], items: list[Any], threads: int | None) -> Iterator[Any]:
+    """``work`` of every item, in order, on a few threads (the kernels hold no lock); few results wait to be taken."""
     count = min(len(items), threads or len(os.sched_getaffinity(0)))
     if count <= 1:
-        return [work(item) for item in items]
+        yield from map(work, items)
+        return
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(work, items))
-
-
-def _assembled(directory: Directory, blocks: list[bytes]) -> bytes:
-    """Magic, version, blocks, directory, checksum, and last the directory's length, to be read backwards."""
-    sealed = len(blocks) <= 1 and sum(map(len, blocks)) < SEALED
-    directory.lengths = [len(block) for block in blocks]
-    coded = directory.to_bytes()
-    number = len(coded) << 1 | sealed
-    trailer = bytearray([number & 127])
-    while number := number >> 7:
-        trailer.append(number & 127 | 128)
-    head = MAGIC + bytes([VERSION])
-    body = b"".join(block if sealed else block + zlib.crc32(block).to_bytes(4, "little") for block in blocks)
-    covered = (head + body if sealed else head) + coded + bytes(trailer)
-    return head + body + coded + zlib.crc32(covered).to_bytes(4, "little") + bytes(trailer)
-
-
-def _opened(data: memoryview, limit: int) -> tuple[Directory, list[tuple[int, int, int | None]]]:
-    """The directory, and each block's start, end and checksum."""
-    head = len(MAGIC) + 1
-    if bytes(data[: len(MAGIC)]) != MAGIC:
-        raise CorruptArchive("this is not a .lissom archive: it does not start with its four magic bytes")
-    if len(data) < head + 5:
-        raise CorruptArchive(f"an archive of {len(data)} bytes is truncated")
-    if data[len(MAGIC)] != VERSION:
-        raise CorruptArchive(f"the archive has version {data[len(MAGIC)]}; this lissom reads version {VERSION}: use a newer one")
-    length, trailer = _trailer(data)
-    sealed = length & 1
-    end = len(data) - trailer - 4
-    start = end - (length >> 1)
-    if start < head:
-        raise CorruptArchive("the archive is shorter than its directory: the file is truncated or was altered")
-    checksum = int.from_bytes(data[end : end + 4], "little")
-    covered = zlib.crc32(
-        data[end + 4 :], zlib.crc32(data[:end] if sealed else data[start:end], 0 if sealed else zlib.crc32(data[:head]))
-    )
-    if covered != checksum:
-        raise CorruptArchive("the directory does not match its checksum: the file is truncated or was altered")
-    directory = Directory.from_bytes(bytes(data[start:end]), limit)
-    blocks: list[tuple[int, int, int | None]] = []
-    at = head
-    for size in directory.lengths:
-        stop = at + size
-        if stop > start:
-            raise CorruptArchive("the directory declares more blocks than there are bytes: the file was altered")
-        blocks.append((at, stop, None if sealed else int.from_bytes(data[stop : stop + 4], "little")))
-        at = stop if sealed else stop + 4
-    if at != start:
-        raise CorruptArchive("there are bytes between the last block and the directory: the file was altered")
-    _check_sizes(directory, len(blocks), limit)
-    return directory, blocks
-
-
-def _trailer(data: memoryview) -> tuple[int, int]:
-    """The number that ends the file, written so that it can be read backwards, and how many bytes it takes."""
-    number = taken = 0
-    while taken < 9 and taken < len(data):
-        byte = data[len(data) - 1 - taken]
-        number = number << 7 | (byte & 127)
-        taken += 1
-        if (byte & 128) == 0:
-            return number, taken
-    raise CorruptArchive("the archive's last bytes are no length: the file is truncated or was altered")
-
-
-def _check_sizes(directory: Directory, blocks: int, limit: int) -> None:
-    for entry in directory.entries:
-        if prod(max(length, 1) for length in entry.shape) > 1 << 48:
-            raise CorruptArchive(f"tensor {entry.name!r} declares the shape {entry.shape}: the file was altered")
-    declared = sum(
-        entry.size * (dtype_named(entry.dtype).itemsize if entry.kind == "plain" else 4) for entry in directory.entries
-    )
-    declared += directory.network or 0
-    if declared > limit:
-        raise CorruptArchive(
-            f"the archive declares {declared} decoded bytes, over the limit of {limit}: raise limit= if you trust it"
-        )
-    expected = len(plan(directory.entries)) + (directory.network is not None)
-    if blocks != expected:
-        raise CorruptArchive(f"the archive has {blocks} blocks where its tensors need {expected}: the file was altered")
+        ahead: deque[Future[Any]] = deque()
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > 2 * count:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()

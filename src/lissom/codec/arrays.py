@@ -38,8 +38,8 @@ def _choose(bits: Bits, name: str, *, quick: bool) -> int:
     if (bits == bits.flat[0]).all():
         return CONSTANT
     if name in FLOATS:
-        planes = quick and name in PLANE and bits.size >= LARGE and 8 * np.count_nonzero(bits) > 7 * bits.size
-        if _repeats(bits, *FLOATS[name], 0.75 if planes else 1.0):
+        planes = quick and name in PLANE and bits.size >= LARGE and 8 * int(np.count_nonzero(bits)) > 7 * bits.size
+        if _repeats(bits, *FLOATS[name], planes=planes):
             return TABLE
         return PLANES if planes else FLOAT
     signed = _signed(bits, name)
@@ -53,8 +53,8 @@ def _choose(bits: Bits, name: str, *, quick: bool) -> int:
     return INTEGER
 
 
-def _repeats(bits: Bits, exponent_bits: int, mantissa_bits: int, share: float) -> bool:
-    """Whether so few values occur that a table of them, and ranks, cost less than a share of exponents and mantissas."""
+def _repeats(bits: Bits, exponent_bits: int, mantissa_bits: int, *, planes: bool) -> bool:
+    """Whether so few values occur that a table of them, and ranks, cost less than exponents and mantissas do."""
     flat = bits.reshape(-1)
     if bits.itemsize == 2:
         values, counts = _occurring(flat)
@@ -66,11 +66,11 @@ def _repeats(bits: Bits, exponent_bits: int, mantissa_bits: int, share: float) -
         return False
     zeros = int(counts[values == 0].sum())
     used = int(np.bitwise_or.reduce(values)) & ((1 << mantissa_bits) - 1)
-    mantissa = mantissa_bits - ((used & -used).bit_length() - 1) if used else 0
+    mantissa = mantissa_bits if planes else mantissa_bits - ((used & -used).bit_length() - 1) if used else 0
     classes = (values >> mantissa_bits).astype(np.int64)
     classes[values == 0] = 1 << (exponent_bits + 1)
     floats = _entropy(np.bincount(classes, counts)) + mantissa * (bits.size - zeros)
-    return bool(_entropy(counts) + (exponent_bits // 2 + mantissa) * len(values) < share * floats)
+    return bool(_entropy(counts) + (exponent_bits // 2 + mantissa) * len(values) < (0.75 if planes else 1.0) * floats)
 
 
 def _occurring(flat: Bits) -> tuple[Bits, npt.NDArray[np.int64]]:

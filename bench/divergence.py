@@ -1,0 +1,117 @@
+"""Bytes at the divergence of NNCodec: how far the network's answers move, where calibration data says what errors cost.
+
+EfficientNet-lite0's photos and MiniLM's sentences are split by their number modulo 5: 0 and 1 calibrate, 2 finds the price of
+a bit at which lissom diverges as NNCodec does there, 3 and 4 report. NNCodec takes no data.
+"""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from lissom.codec import Quantized, encode
+from lissom.codec.lossy import rate_distortion_levels
+from lissom.data import Arrays, Data, Split
+from lissom.slope import Priced
+from quantization import BATCH, ERRORS, NETWORKS
+
+Weights = dict[str, npt.NDArray[np.float32]]
+Values = dict[str, Quantized | npt.NDArray[np.float32]]
+TRIES = 6
+NEAR = 0.15  # how far, by the logarithm, a point's divergence may lie from the wanted one on the validation split
+
+
+class Probe:
+    """A network, its data in three parts, and how far answers lie from the original's on any of them."""
+
+    def __init__(self, name: str, weights: Weights) -> None:
+        self.network, self.samples = NETWORKS[name]()
+        self.error = ERRORS[name]
+        number = np.arange(len(self.samples[0]))
+        self.places = {"calibration": number % 5 < 2, "validation": number % 5 == 2, "test": number % 5 > 2}
+        arrays = Arrays(self.samples)
+        splits = {split: Split(split, arrays, number[chosen]) for split, chosen in self.places.items()}
+        task = "classify" if name == "lite0" else "imitate"
+        data = Data(train=splits["calibration"], task=task, **splits)
+        self.original = {split: self.answers(self.network.module, split) for split in ("validation", "test")}
+        self.known = self._known(weights)
+        self.priced = Priced(self.network, data, lossy=tuple(self.known.values()))
+
+    def answers(self, module: nn.Module, split: str) -> npt.NDArray[np.float32]:
+        """The first output on a split."""
+        chosen = [torch.from_numpy(part[self.places[split]]) for part in self.samples]
+        with torch.no_grad():
+            found = [module(*parts) for parts in zip(*(part.split(BATCH) for part in chosen), strict=True)]
+        return np.concatenate([(each[0] if isinstance(each, tuple) else each).numpy() for each in found])
+
+    def divergence(self, values: Values, split: str) -> float:
+        """The mean over a split, with these parameters and buffers in the place of the original's."""
+        module = deepcopy(self.network.module)
+        state = module.state_dict(keep_vars=True)
+        with torch.no_grad():
+            for name, value in values.items():
+                dense = value.dense() if isinstance(value, Quantized) else value
+                state[name].copy_(torch.from_numpy(np.ascontiguousarray(dense, np.float32)))
+        return float(self.error(self.original[split], self.answers(module, split)).mean())
+
+    def _known(self, weights: Weights) -> dict[str, str]:
+        """The network's own names of the file's tensors, by their values; a tensor that the network does not use has none."""
+        parameters = {name: value.detach().numpy() for name, value in self.network.module.named_parameters()}
+        found = {}
+        for key, value in weights.items():
+            alike = (n for n, each in parameters.items() if each.shape == value.shape and np.array_equal(each, value))
+            if (name := next(alike, None)) is not None:
+                found[key] = name
+        return found
+
+
+def equal_divergence(probe: Probe, weights: Weights, decoded: Weights, step: float) -> dict[str, Any]:
+    """Bytes of all ``weights`` where the answers diverge as with ``decoded``, on the test split; and the points around it.
+
+    Where that is further than a network of zeros, whose answers are all alike, there is nothing to compare: no bytes.
+
+    Args:
+        probe: The network.
+        weights: The file's tensors.
+        decoded: What the peer's archive of them decodes to.
+        step: The peer's, for tensors that the network does not use.
+    """
+    theirs: Values = {name: decoded[key] for key, name in probe.known.items()}
+    wanted = {split: probe.divergence(theirs, split) for split in ("validation", "test")}
+    zeros = probe.divergence({name: np.zeros_like(value) for name, value in theirs.items()}, "test")
+    row: dict[str, Any] = {"bytes": None, "divergence": wanted["test"], "of_zeros": zeros}
+    if not wanted["test"] < 0.9 * zeros:
+        return row
+    unused = {key: rate_distortion_levels(value, step) for key, value in weights.items() if key not in probe.known}
+    points = []
+    for values in _around(probe, wanted["validation"]):
+        levels = {name: value for name, value in values.items() if isinstance(value, Quantized)}
+        points.append((math.log(probe.divergence(values, "test")), math.log(len(encode({**levels, **unused}, effort="best")))))
+    (a, b), (c, d) = points
+    size = math.exp(b + (d - b) * (math.log(wanted["test"]) - a) / (c - a))
+    return {**row, "bytes": round(size), "points": points}
+
+
+def _around(probe: Probe, wanted: float) -> list[Values]:
+    """The levels at two prices that diverge about as much as wanted on the validation split, by the secant of logarithms."""
+    prices = [math.log(1e-9 + 1e-7 * wanted)]
+    found: list[tuple[float, Values]] = []
+    for _ in range(TRIES):
+        values = probe.priced.at(math.exp(prices[-1]))
+        found.append((math.log(probe.divergence(values, "validation") / wanted), values))
+        close = sorted(range(len(found)), key=lambda place: abs(found[place][0]))[:2]
+        if len(found) > 1 and all(abs(found[place][0]) < 2 * NEAR for place in close) and abs(found[close[0]][0]) < NEAR:
+            break
+        slope = 1.0
+        if len(found) > 1:
+            (one, _), (other, _) = (found[place] for place in close)
+            slope = min(max((one - other) / (prices[close[0]] - prices[close[1]]), 0.3), 3.0)
+        off = found[close[0]][0]
+        prices.append(prices[close[0]] - (off + math.copysign(0.5 * NEAR, off)) / slope)
+    return [found[place][1] for place in close]
