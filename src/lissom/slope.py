@@ -56,7 +56,7 @@ def importance_of(weight: Felt) -> Importance:
     if (
         weight.seen is not None or rows.numel() * 4 > fisher.numel() or fisher.shape[1] > 64
     ):  # too little seen to tell values apart
-        return Importance(rows[:, 0].numpy(), np.ones((1, fisher.shape[1])))
+        return Importance(rows[:, 0].numpy())
     own = torch.maximum(fisher / 2, UNSEEN * rows) / rows.clamp(min=1e-30)
     return Importance(rows[:, 0].numpy(), own.numpy())
 
@@ -73,7 +73,7 @@ def importance_in(layer: Layer, weight: Felt, found: Statistics, samples: int) -
         return Importance(rows.flatten().numpy(), own[:, None].expand(*rows.shape, -1).flatten(0, 1).numpy())
     square = covariance[0].numpy()
     share = len(square) / (len(square) + INDEPENDENT * samples)  # what few samples have in common is chance
-    return Importance(rows[0].numpy(), (1 - share) * square + share * np.diag(np.diag(square)))
+    return Importance(rows[0].numpy(), moments=(1 - share) * square + share * np.diag(np.diag(square)))
 
 
 @dataclass

@@ -65,3 +65,18 @@ def test_a_replaced_weight_changes_what_follows_and_nothing_is_kept_too_long(net
         if layer.name == "grouped.weight":
             bias = network.module.first.bias.detach().relu().reshape(1, 6, 1, 1)
             assert torch.allclose(layer.inputs(0, torch.arange(layer.positions(0))).amax(), bias.max())
+
+
+def test_a_layer_knows_the_running_mean_that_is_taken_from_its_outputs_alone() -> None:
+    module = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    walk = Walk(Network(module, (torch.randn(2, 2, 8, 8),)), [(torch.randn(3, 2, 8, 8),)])
+    assert walk.layer_names() == {"0.weight", "3.weight"}
+    assert [layer.centre for layer in walk.layers()] == ["1.running_mean", None]
+    again = walk.again([(torch.randn(3, 2, 8, 8),)])
+    outputs = []
+    for layer in again.layers():
+        if layer.centre is not None:
+            again.replace(layer.centre, torch.full((4,), 100.0))
+        else:
+            outputs.append(layer.inputs(0, torch.arange(4)))
+    assert not outputs[0].any()

@@ -37,7 +37,7 @@ def test_pieces_of_a_large_tensor_start_their_trellis_anew():
 def test_rows_that_matter_more_get_finer_steps():
     weights = np.random.default_rng(0).normal(size=(32, 64)).astype(np.float32)
     rows = np.repeat([1.0, 64.0], 16)
-    found = important_levels(weights, Importance(rows, np.ones((1, 64))), 0.05)
+    found = important_levels(weights, Importance(rows), 0.05)
     error = ((found.dense() - weights) ** 2).mean(axis=1)
     assert error[16:].mean() < 0.1 * error[:16].mean()
     assert found.decoding.scale.shape == (32, 1)
@@ -57,5 +57,5 @@ def test_errors_that_later_inputs_make_up_for_cost_less(shape):
 
     for slope in (1e-4, 1e-3, 1e-2):
         alone = paid(Importance(np.ones(shape[0]), np.diag(moments)[None]), slope)
-        together = paid(Importance(np.ones(shape[0]), moments), slope)
+        together = paid(Importance(np.ones(shape[0]), moments=moments), slope)
         assert together < alone, slope

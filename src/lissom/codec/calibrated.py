@@ -33,17 +33,14 @@ class Importance:
 
     Args:
         rows: cost of each row's errors [outputs], zero or more.
-        inputs: [width, width], second moments of the inputs that the row's values meet, in C order; or [outputs, width] or
-            [1, width], the cost of each value on its own beside its row's.
+        inputs: [outputs, width] or [1, width], the cost of each value, in C order, on its own beside its row's.
+        moments: [width, width], second moments of the inputs that the row's values meet, in the place of ``inputs``: errors
+            of one input can then be made up by others.
     """
 
     rows: Values
-    inputs: Values
-
-    @property
-    def feedback(self) -> bool:
-        """Whether errors of one input can be made up by others."""
-        return bool(len(self.inputs) == self.inputs.shape[1] > 1)
+    inputs: Values | None = None
+    moments: Values | None = None
 
 
 def important_levels(array: npt.NDArray[Any], importance: Importance, slope: float, *, states: int = 8) -> Quantized:
@@ -56,15 +53,16 @@ def important_levels(array: npt.NDArray[Any], importance: Importance, slope: flo
         states: of the trellis.
 
     >>> weights = np.random.default_rng(0).normal(size=(8, 16)).astype(np.float32)
-    >>> importance = Importance(np.array([100.0] * 4 + [1.0] * 4), np.ones((1, 16)))
+    >>> importance = Importance(np.array([100.0] * 4 + [1.0] * 4))
     >>> error = ((important_levels(weights, importance, 0.1).dense() - weights) ** 2).mean(axis=1)
     >>> bool(error[:4].mean() < 0.1 * error[4:].mean())
     True
     """
     rows = len(array)
     values = array.astype(np.float64).reshape(rows, -1)
-    factor = _factor(importance.inputs) if importance.feedback else None
-    weights = np.atleast_2d(1 / np.diag(factor) ** 2) if factor is not None else np.maximum(importance.inputs, 1e-30)
+    factor = None if importance.moments is None else _factor(importance.moments)
+    own = np.ones((1, values.shape[1])) if importance.inputs is None else np.maximum(importance.inputs, 1e-30)
+    weights = own if factor is None else np.atleast_2d(1 / np.diag(factor) ** 2)
     scale = _scales(importance.rows * weights.mean(axis=1), slope)
     values = values / scale[:, None].astype(np.float64)
     cost = np.maximum(importance.rows[:, None], 1e-30) * weights * scale[:, None].astype(np.float64) ** 2 / slope

@@ -16,28 +16,30 @@ RANGE = 1 << 16
 
 @njit(cache=True, nogil=True)
 def histogram(levels):
-    """How often each level from -2^15 to 2^15 - 1 occurs, and whether there are others."""
-    counts = np.zeros(RANGE, np.int64)
-    others = 0
+    """The least level, and how often it and each level above it occurs; no counts where they do not fit 16 bits."""
+    least = most = levels.flat[0]
     for level in levels.flat:
-        place = np.uint32(level + RANGE // 2)
-        if place < RANGE:
-            counts[place] += 1
-        else:
-            others += 1
-    return counts, others == 0
+        least = min(least, level)
+        most = max(most, level)
+    if least < -(RANGE // 2) or most >= RANGE // 2:
+        return least, np.zeros(0, np.int64)
+    counts = np.zeros(most - least + 1, np.int64)
+    for level in levels.flat:
+        counts[level - least] += 1
+    return least, counts
 
 
-def window(counts: np.ndarray) -> tuple[int, int]:
+def window(least: int, counts: np.ndarray) -> tuple[int, int]:
     """The least level and the number of low bits of the 255 high bytes that hold all but 1 level in 256."""
     total = np.concatenate([[0], np.cumsum(counts)])
     for shift in range(9):
         width = ESCAPE << shift
-        inside = total[np.minimum(np.arange(RANGE) + width, RANGE)] - total[:-1]
+        starts = np.arange(max(1 - width, -(RANGE // 2) - least), len(counts))
+        inside = total[np.minimum(starts + width, len(counts))] - total[np.maximum(starts, 0)]
         best = int(inside.argmax())
         if (total[-1] - inside[best]) * 256 <= total[-1]:
             break
-    return best - RANGE // 2, shift
+    return int(starts[best]) + least, shift
 
 
 @njit(cache=True, nogil=True)

@@ -82,7 +82,8 @@ def to_symbols(tensor: Quantized) -> Symbols:
         ranks[order] = np.arange(len(order), dtype=np.int32) - np.int32(place)
         symbols = ranks[tensor.levels] if len(order) else tensor.levels
     else:
-        symbols = tensor.levels - spread(tensor.decoding.zero_point, tensor.shape)
+        zero_point = tensor.decoding.zero_point
+        symbols = tensor.levels - spread(zero_point, tensor.shape) if zero_point.any() else tensor.levels
     if tensor.mask is not None:
         symbols = np.where(tensor.mask, symbols + (symbols >= 0), 0)
     return np.ascontiguousarray(symbols, np.int32).reshape(tensor.shape)

@@ -128,9 +128,9 @@ class Stream:
                 self._code(_natural(levels)[0], 1, MACHINES[0])
             return
         if self._coder is quick_levels and levels.size >= tables.LARGE:
-            counts = None if self.decoding else tables.dense(levels)
-            if self.number(int(counts is not None), 11, 1):
-                tables.code_dense(self, levels, counts)
+            window = None if self.decoding else tables.dense(levels)
+            if self.number(int(window is not None), 11, 1):
+                tables.code_dense(self, levels, window or (0, 0))
                 return
         order = self.number(0 if self.decoding else best_order(levels, self._coder), 1, len(ORDERS) - 1)
         if levels.size == 0:

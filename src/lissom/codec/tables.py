@@ -28,17 +28,17 @@ PLANE = {"float32": 23, "float16": 8, "bfloat16": 7}  # where the byte with the 
 WORDS, ORIGIN, SHIFT, PLANAR, OUTSIDE, LAST = 10, 12, 13, 14, 18, 19  # whose statistics a number follows
 
 
-def dense(levels: Levels) -> npt.NDArray[np.int64] | None:
-    """The levels' histogram where fixed tables suit them, else None."""
-    counts, complete = planes.histogram(levels)
+def dense(levels: Levels) -> tuple[int, int] | None:
+    """The window of the levels' high bytes (its least level and how many low bits) where fixed tables suit them, else None."""
+    least, counts = planes.histogram(np.ascontiguousarray(levels).reshape(-1))
     share = counts[counts > 0] / levels.size
-    return counts if complete and -(share * np.log2(share)).sum() > DENSE_BITS else None
+    return planes.window(int(least), counts) if -(share * np.log2(share)).sum() > DENSE_BITS else None
 
 
-def code_dense(stream: Stream, levels: Levels, counts: npt.NDArray[np.int64] | None) -> None:
+def code_dense(stream: Stream, levels: Levels, window: tuple[int, int]) -> None:
     """Code levels by the high byte of each in a window that holds nearly all of them, its low bits, and the others."""
     flat = np.ascontiguousarray(levels).reshape(-1)
-    origin, shift = (0, 0) if counts is None else planes.window(counts)
+    origin, shift = window
     origin = stream.number(origin + 2**31, ORIGIN, 2**32 - 1) - 2**31
     shift = stream.number(shift, SHIFT, 8)
     high = np.empty(flat.shape, np.uint8)

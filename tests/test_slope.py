@@ -1,0 +1,84 @@
+"""One price of a bit: layers make up for what those before them lost, and what the data never met is paid by its chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lissom.codec import Quantized, encode
+from lissom.codec.calibrated import important_levels
+from lissom.data import Arrays, Data
+from lissom.network import Network
+from lissom.slope import Priced, costs, importance_of, within_drop
+
+
+def image_network() -> tuple[Network, Data]:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 40, 3, padding=1, bias=False), nn.BatchNorm2d(40), nn.ReLU(),
+        nn.Conv2d(40, 40, 3, padding=1, groups=40, bias=False), nn.BatchNorm2d(40), nn.ReLU(),
+        nn.Conv2d(40, 32, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
+    with torch.no_grad():
+        module[4].weight[3] = 0.0  # a dead channel
+        module[4].bias[3] = -1.0
+    images = torch.randn(300, 3, 8, 8) @ torch.randn(8, 8)
+    module.train()
+    module(images)
+    return Network(module.eval(), (images[:2],)), Data.of(Arrays((images.numpy(),)), seed=0)
+
+
+def size(values) -> int:
+    return len(encode({name: value for name, value in values.items() if isinstance(value, Quantized)}))
+
+
+def test_layers_in_order_lose_less_at_fewer_bytes_than_each_tensor_on_its_own():
+    network, data = image_network()
+    priced = Priced(network, data)
+    together = priced.at(1e-5)
+    assert {name for name in together if "running_mean" in name} == {f"{place}.running_mean" for place in (1, 4, 7)}
+    assert all(np.isfinite(value.dense() if isinstance(value, Quantized) else value).all() for value in together.values())
+    parameters = dict(network.module.named_parameters())
+    alone = {
+        name: important_levels(parameters[name].detach().numpy(), importance_of(priced.felt[name]), 1e-5) for name in priced.lossy
+    }
+    assert size(together) < 1.1 * size(alone)
+    assert priced.drop(together) < 0.8 * priced.drop(alone)
+
+
+def test_the_drop_is_within_the_limit_or_nothing_is_given():
+    network, data = image_network()
+    priced = Priced(network, data)
+    told: list[str] = []
+    found = within_drop(priced, 0.05, told.append)
+    assert found
+    assert priced.drop(found) <= 0.05
+    assert len(told) == 9
+    assert within_drop(priced, -1.0) == {}
+
+
+def test_rows_never_met_share_what_rows_met_once_cost():
+    fisher = torch.tensor([[8.0, 8.0], [2.0, 2.0], [0.0, 0.0], [0.0, 0.0]])
+    found = costs(fisher, torch.tensor([5.0, 1.0, 0.0, 0.0]))
+    assert found.tolist() == [4.0, 1.0, 0.5, 0.5]
+    assert costs(fisher, None).tolist() == pytest.approx([4.0, 1.0, 0.125, 0.125])
+    assert costs(fisher[:2], torch.tensor([5.0, 2.0])).tolist() == [4.0, 1.0]
+
+
+def test_a_network_that_cannot_be_captured_takes_levels_tensor_by_tensor():
+    class Turning(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(20, 20)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x) if float(x.sum()) > 0 else self.layer(-x)
+
+    torch.manual_seed(0)
+    inputs = torch.randn(100, 20)
+    priced = Priced(Network(Turning().eval(), (inputs[:2],)), Data.of(Arrays((inputs.numpy(),)), seed=0))
+    assert priced.walk is None
+    assert list(priced.at(1e-4)) == ["layer.weight"]
