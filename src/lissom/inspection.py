@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from lissom import edits
+from lissom.codec.dtypes import dtype_named
 from lissom.codec.tensors import Quantized
 from lissom.errors import ModelRefused
 from lissom.graph.capture import Graph, capture
@@ -16,8 +19,9 @@ from lissom.graph.cost import LayerCost, cost
 from lissom.graph.groups import fixed_axes, groups, reachable
 from lissom.network import Network
 from lissom.quantize.sensitivity import LayerError, sensitivities
+from lissom.weights_files import read_weights
 
-__all__ = ["Inspection", "LayerFacts", "inspect"]
+__all__ = ["Inspection", "LayerFacts", "inspect", "inspect_weights"]
 
 
 WIDTHS = (8, 4)
@@ -132,6 +136,59 @@ def inspect(network: Network, inputs: Sequence[tuple[Tensor, ...]] = ()) -> Insp
         unknown=() if graph is None else graph.unknown,
         notes=tuple(notes),
         quantization=_worst_first(sensitivities(network, inputs, bits=WIDTHS)) if inputs else (),
+    )
+
+
+def inspect_weights(path: Path) -> Inspection:
+    """Look at a file of weights that holds no network: a layer for each tensor, its kind how it is stored.
+
+    Args:
+        path: A ``.safetensors``, ``.pt``, ``.pth`` or ``.lissom`` file.
+
+    Raises:
+        ModelRefused: The file cannot be read as weights.
+        CorruptArchive: The archive is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from lissom.codec import encode
+        >>> path = Path(tempfile.mkdtemp(), "weights.lissom")
+        >>> _ = path.write_bytes(encode({"a": np.eye(3, dtype=np.float32)}))
+        >>> [(layer.name, layer.kind, layer.shape, layer.bytes) for layer in inspect_weights(path).layers]
+        [('a', 'float32', (3, 3), 36)]
+    """
+    weights = read_weights(path, graph=False)
+    layers = tuple(_stored(name, tensor) for name, tensor in weights.tensors.items())
+    dense = sum(layer.bytes for layer in layers)
+    note = f"{path.stat().st_size:,} bytes hold {len(layers)} tensors of {dense:,} bytes, and no network"
+    return Inspection(
+        model=str(path),
+        inputs={},
+        parameters=sum(layer.parameters for layer in layers),
+        macs=None,
+        layers=layers,
+        groups=(),
+        prunable=0.0,
+        fixed=(),
+        unknown=(),
+        notes=(note,),
+    )
+
+
+def _stored(name: str, tensor: Any) -> LayerFacts:
+    quantized = isinstance(tensor, Quantized)
+    dtype = dtype_named(tensor.dtype) if quantized else tensor.dtype
+    values = tensor.dense() if quantized else tensor
+    count = int(np.prod(tensor.shape, dtype=np.int64))
+    return LayerFacts(
+        name=name,
+        kind=dtype.name,
+        shape=tuple(tensor.shape),
+        parameters=count,
+        bytes=count * dtype.itemsize,
+        sparsity=1 - np.count_nonzero(values) / count if count else 0.0,
+        grid=f"{type(tensor.decoding).__name__.lower()}{' on a trellis' if tensor.trellis else ''}" if quantized else "",
+        macs=None,
     )
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lissom import files
-from lissom.codec import Quantized, decode
+from lissom.codec import Quantized, Reader, decode
 from lissom.codec.dtypes import dtype_named
 from lissom.errors import InputRefused, MissingExtra, ModelRefused, UsageError
 
-__all__ = ["BASE", "WRITERS", "Weights", "read_bytes", "read_weights"]
+__all__ = ["BASE", "WRITERS", "Weights", "holds_no_network", "read_bytes", "read_weights"]
 
 Array = npt.NDArray[Any]
 BASE = "lissom.base"  # metadata: the digest of the file that the archive is a difference to
@@ -41,6 +41,13 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputRefused(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def holds_no_network(path: Path) -> bool:
+    """Whether a file is one of weights alone; an archive's directory says so of itself."""
+    if path.suffix == ".lissom" and path.is_file():
+        return Reader(read_bytes(path), limit=1 << 42).directory.network is None
+    return path.suffix in (".safetensors", ".pt", ".pth")
 
 
 def read_weights(path: Path, *, graph: bool) -> Weights:

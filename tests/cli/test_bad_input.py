@@ -69,7 +69,7 @@ def test_compress_refuses(case, lissom, tmp_path):
         (("pack", "pickle.pt", "-o", "x.lissom"), 4, "pickle.pt"),
         (("unpack", "none.lissom", "-o", "x.safetensors"), 4, "none.lissom"),
         (("unpack", "data.npz", "-o", "x.safetensors"), 4, "this is not a .lissom archive"),
-        (("inspect", "weights.safetensors"), 4, "weights.safetensors holds weights and no network"),
+        (("inspect", "truncated.safetensors"), 4, "truncated.safetensors"),
         (("inspect", "cli_network:plain"), 4, "--input"),
     ],
 )

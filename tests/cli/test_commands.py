@@ -84,6 +84,16 @@ def test_inspect_lists_layers_and_groups(lissom):
     assert (found["parameters"], found["macs"], found["groups"][0]["size"]) == (820, 768, 48)
 
 
+def test_inspect_lists_the_tensors_of_a_file_that_holds_no_network(lissom, folder, tmp_path):
+    assert lissom("pack", "weights.safetensors", "-o", tmp_path / "alone.lissom", "--quality", "30").exit_code == 0
+    for file, grid in ((folder / "weights.safetensors", ""), (tmp_path / "alone.lissom", "uniform on a trellis")):
+        run = lissom("inspect", file)
+        assert run.exit_code == 0
+        assert f"{file.stat().st_size:,} bytes hold 4 tensors of 3,280 bytes, and no network" in run.stdout
+        layer = json.loads(lissom("inspect", file, "--json").stdout)["layers"][0]
+        assert (layer["name"], layer["kind"], layer["shape"], layer["grid"]) == ("0.weight", "float32", [48, 12], grid)
+
+
 def test_inspect_reads_what_compress_wrote(small, lissom):
     for file in ("model.onnx", "model.lissom"):
         found = json.loads(lissom("inspect", small / file, "--json").stdout)

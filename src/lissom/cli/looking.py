@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,10 +32,16 @@ def inspect(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show layers, parameters, MACs, coupled channels, and what can and cannot be made smaller."""
+    """Show layers, parameters, MACs, coupled channels, and what can and cannot be made smaller; or a weights file's tensors."""
     from lissom.inspection import inspect as run
+    from lissom.inspection import inspect_weights
     from lissom.loading import open_any
+    from lissom.weights_files import holds_no_network
 
+    if holds_no_network(Path(model)):
+        alone = inspect_weights(Path(model))
+        print_json(alone.to_dict()) if as_json else _show(alone)
+        return
     network = open_any(model, weights=weights, preprocess=preprocess, input_shapes=shapes, partial=True, trust=trust)
     found = run(network, () if quantization is None else _some(quantization, network))
     if as_json:
@@ -65,7 +72,8 @@ def _show_quantization(found: Inspection) -> None:
 def _show(found: Inspection) -> None:
     inputs = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in found.inputs.items())
     macs = "" if found.macs is None else f", {found.macs:,} MACs a sample"
-    out.print(f"{found.model}: {found.parameters:,} parameters{macs}; takes {inputs}", markup=False)
+    takes = f"; takes {inputs}" if found.inputs else ""
+    out.print(f"{found.model}: {found.parameters:,} parameters{macs}{takes}", markup=False)
     columns = ("tensor", "layer", "shape", "parameters", "bytes", "zeros", "grid", "MACs")
     rows = [
         (
