@@ -43,6 +43,14 @@ def test_rows_that_matter_more_get_finer_steps():
     assert found.decoding.scale.shape == (32, 1)
 
 
+def test_rows_that_cost_nothing_spoil_no_other():
+    weights = np.random.default_rng(0).normal(size=(2, 400)).astype(np.float32)
+    found = important_levels(weights, Importance(np.array([1.0, 0.0])), 1e-4).dense()
+    assert ((found[0] - weights[0]) ** 2).mean() < 1e-3
+    for rows in (np.zeros(2), np.full(2, 1e-300)):
+        assert not important_levels(weights, Importance(rows), 1e-4).dense().any()
+
+
 @pytest.mark.parametrize("shape", [(48, 32), (24, 8, 2, 2)])
 def test_errors_that_later_inputs_make_up_for_cost_less(shape):
     random = np.random.default_rng(0)

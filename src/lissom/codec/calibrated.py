@@ -63,7 +63,7 @@ def important_levels(array: npt.NDArray[Any], importance: Importance, slope: flo
     factor = None if importance.moments is None else _factor(importance.moments)
     own = np.ones((1, values.shape[1])) if importance.inputs is None else np.maximum(importance.inputs, 1e-30)
     weights = own if factor is None else np.atleast_2d(1 / np.diag(factor) ** 2)
-    scale = _scales(importance.rows * weights.mean(axis=1), slope)
+    scale = _scales(importance.rows * weights.mean(axis=1), slope, float(np.abs(values).max(initial=0)))
     values = values / scale[:, None].astype(np.float64)
     cost = np.maximum(importance.rows[:, None], 1e-30) * weights * scale[:, None].astype(np.float64) ** 2 / slope
     levels = np.empty(values.shape, np.int32)
@@ -89,9 +89,13 @@ def _factor(moments: Values) -> Values:
     return np.linalg.cholesky(np.linalg.inv(damped)).T
 
 
-def _scales(importance: Values, slope: float) -> npt.NDArray[np.float32]:
-    """Each row's step: where the price of a bit is worth its error; powers of the square root of 2 times one float16."""
-    wanted = np.sqrt(slope / (SLOPE * np.maximum(importance, 1e-30)))
+def _scales(importance: Values, slope: float, largest: float) -> npt.NDArray[np.float32]:
+    """Each row's step: where the price of a bit is worth its error; powers of the square root of 2 times one float16.
+
+    Rows that cost nothing take a step at which every value is zero, or the coarsest beside the row that costs most.
+    """
+    wanted = np.minimum(np.sqrt(slope / (SLOPE * np.maximum(importance, 1e-30))), min(max(4 * largest, 1e-6), 2.0**14))
+    wanted = np.minimum(wanted, wanted.min() * 2.0 ** (COARSEST / 2))
     middle = np.float32(np.float16(max(np.exp(np.median(np.log(wanted))), 1e-6)))
     exponents = np.clip(np.round(2 * np.log2(wanted / middle)), FINEST, COARSEST).astype(np.int64)
     halves = np.array([1.0, 1.4140625], np.float32)  # few mantissa bits, which cost few to send
