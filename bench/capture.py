@@ -67,7 +67,7 @@ def make_row(layers: int) -> dict[str, Any]:
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     """Those of the one network."""
-    return {name: row[name] for row in rows for name in ("parameters", "cpu_seconds", "memory_over_weights")}
+    return {name: row[name] for row in rows for name in ("parameters", "capture_seconds", "cpu_seconds", "memory_over_weights")}
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """[structured]: ResNet-20 at 1.5x and 3x fewer multiply-accumulates, lissom and torch-pruning with the same fine-tuning.
 
     python bench/structured.py             # hours on one core; a stopped run goes on where it was
+    python bench/structured.py --timed     # the latencies of what was trained: on a quiet machine, a minute
     python bench/structured.py --quick     # no training, few images: two minutes
     python bench/structured.py --untrained # only the rows without training
 
@@ -84,8 +85,8 @@ def images(split: str, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[n
     return np.stack(decoded), labels[:count].astype(np.int64)
 
 
-def make_job(seed: int, preprocess: Preprocess, *, quick: bool) -> tuple[Job, Split]:
-    """The job of one seed, and the calibration split."""
+def make_job(seed: int, preprocess: Preprocess, *, quick: bool) -> Job:
+    """The job of one seed."""
     train, validation, test = (2_000, 500, 500) if quick else (TRAIN, VALIDATION, 10_000)
     pictures, labels = images("train", train + validation)
     pool = Arrays((pictures,), labels, preprocess)
@@ -98,7 +99,7 @@ def make_job(seed: int, preprocess: Preprocess, *, quick: bool) -> tuple[Job, Sp
         "test": Split("test", Arrays((pictures,), labels, preprocess), np.arange(test)),
     }
     data = Data(**splits, task="classify")
-    return Job(data=data, loss=default_loss(data), metric=default_metric(data), seed=seed), splits["validation"]
+    return Job(data=data, loss=default_loss(data), metric=default_metric(data), seed=seed)
 
 
 def original() -> Network:
@@ -165,14 +166,20 @@ def _some(batches: Iterable[Any], count: int) -> Iterable[Any]:
 TOOLS: dict[str, Callable[[Network, float, Job], Network]] = {"lissom": by_lissom, "torch-pruning": by_torch_pruning}
 
 
-def make_row(tool: str, factor: float, seed: int, *, train: bool, quick: bool) -> dict[str, Any]:
-    """Prune by one tool, train if asked, and report."""
+@functools.cache
+def pruned_by(tool: str, factor: float, seed: int, *, quick: bool) -> tuple[Network, Network, Job]:
+    """The original, what one tool makes of it before training, and the job; both rows of a seed are made from it."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     network = original()
-    job, validation = make_job(seed, network.preprocess or Preprocess(), quick=quick)
+    job = make_job(seed, network.preprocess or Preprocess(), quick=quick)
     job = dataclasses.replace(job, teacher=network)
-    pruned = TOOLS[tool](network, factor, job)
+    return network, TOOLS[tool](network, factor, job), job
+
+
+def make_row(tool: str, factor: float, seed: int, *, train: bool, quick: bool) -> dict[str, Any]:
+    """Prune by one tool, train if asked, and report; what lissom trained is kept as a file, to be timed."""
+    network, pruned, job = pruned_by(tool, factor, seed, quick=quick)
     if train:
         for module in (
             pruned.module,
@@ -180,23 +187,29 @@ def make_row(tool: str, factor: float, seed: int, *, train: bool, quick: bool) -
         ):  # as torch's own guide has it for convolutions on a CPU: nearly twice as fast
             module.to(memory_format=torch.channels_last)
         pruned = FINETUNE.apply(pruned, job)
-    row = {
+        if tool == "lissom":
+            deploy(pruned).save(kept_file(factor, seed))
+    return {
         "macs_factor": round(capture(network).macs / capture(pruned).macs, 4),
-        "validation_accuracy": accuracy(pruned, validation, job),
+        "validation_accuracy": accuracy(pruned, job.data.validation, job),
         "test_accuracy": accuracy(pruned, job.data.test, job),
         "widths": [part.out_channels for part in pruned.module.modules() if isinstance(part, nn.Conv2d)],
     }
-    return row | ({} if tool != "lissom" else {"speedup": speedup(network, pruned)})
 
 
-def speedup(before: Network, after: Network) -> float:
-    """Latency before over after: float ONNX files in ONNX Runtime, one thread, batch 1."""
-    folder = Path(ROOT / "bench" / "cache" / "structured")
-    paths = [folder / f"{name}.onnx" for name in ("before", "after")]
-    for network, path in zip((before, after), paths, strict=True):
-        deploy(network).save(path)
+def kept_file(factor: float, seed: int) -> Path:
+    """Where the network of a trained row of lissom stands as a float ONNX file."""
+    return Path(ROOT / "bench" / "cache" / "structured" / f"{factor}-{seed}.onnx")
+
+
+def time_row(factor: float, seed: int) -> dict[str, Any]:
+    """Latency of the original over that of the trained network's file: ONNX Runtime, one thread, batch 1."""
+    before = kept_file(1.0, 0)
+    deploy(original()).save(before)
     example = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
-    return round(compare(paths[0], paths[1], [example]).ratio, 3)
+    timing = compare(before, kept_file(factor, seed), [example])
+    found = {"speedup": timing.ratio, "before_ms": timing.before.p10 * 1e3, "after_ms": timing.after.p10 * 1e3}
+    return {name: round(value, 4) for name, value in found.items()} | {"stable": timing.stable, "calls": timing.calls}
 
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
@@ -204,7 +217,9 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for name, factor, trained in (("gain_1_5x", 1.5, True), ("gain_3x", 3.0, True), ("gain_untrained_1_5x", 1.5, False)):
         by_tool = {
-            tool: {row["seed"]: row for row in rows if (row["tool"], row["factor"], row["trained"]) == (tool, factor, trained)}
+            tool: {
+                row["seed"]: row for row in rows if (row["tool"], row["factor"], row.get("trained")) == (tool, factor, trained)
+            }
             for tool in TOOLS
         }
         both = sorted(set(by_tool["lissom"]) & set(by_tool["torch-pruning"]))
@@ -213,7 +228,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
         ]
         found[name] = round(statistics.mean(gains), 3) if gains else None
         found[f"{name}_spread"] = round(max(gains) - min(gains), 3) if gains else None
-    speedups = [row["speedup"] for row in rows if row["tool"] == "lissom" and row["factor"] == 3.0]
+    speedups = [row["speedup"] for row in rows if row.get("timed") and row["factor"] == 3.0]
     found["speedup_3x"] = round(statistics.median(speedups), 3) if speedups else None
     return found
 
@@ -221,16 +236,22 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--untrained", action="store_true", help="only the rows without training")
+    parser.add_argument("--timed", action="store_true", help="only the latencies of what was trained before")
     parser.add_argument("--factors", type=float, nargs="+", default=list(FACTORS))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS))
     options = parser.parse_args()
     bench = Bench("structured", figures, quick=options.quick)
-    for seed in options.seeds[:1] if options.quick else options.seeds:
-        for trained in (False,) if options.quick or options.untrained else (False, True):
-            for factor in options.factors:
-                for tool in TOOLS:
-                    key = {"tool": tool, "factor": factor, "seed": seed, "trained": trained}
-                    bench.row(key, functools.partial(make_row, tool, factor, seed, train=trained, quick=options.quick))
+    for seed, factor in itertools.product(options.seeds[:1] if options.quick else options.seeds, options.factors):
+        if options.timed:
+            if kept_file(factor, seed).exists():
+                bench.row(
+                    {"tool": "lissom", "factor": factor, "seed": seed, "timed": True}, functools.partial(time_row, factor, seed)
+                )
+            continue
+        for tool, trained in itertools.product(options.tools, (False,) if options.quick or options.untrained else (False, True)):
+            key = {"tool": tool, "factor": factor, "seed": seed, "trained": trained}
+            bench.row(key, functools.partial(make_row, tool, factor, seed, train=trained, quick=options.quick))
     print(bench.save())
 
 

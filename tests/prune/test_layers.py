@@ -52,6 +52,15 @@ def test_those_go_that_the_outputs_miss_least_and_the_notes_name_them():
     assert all(torch.equal(tensor, before[name]) for name, tensor in given.module.state_dict().items())
 
 
+def test_refitting_brings_the_outputs_nearer_without_labels():
+    given = network()
+    job = job_of(given, labelled=False, count=400)
+    plain, refitted = (PruneLayers(count=3, reconstruct=each).apply(given, job) for each in (False, True))
+    x = torch.randn(64, 6)
+    far, near = ((pruned.outputs(x)[0] - given.outputs(x)[0]).norm() for pruned in (plain, refitted))
+    assert near < 0.7 * far
+
+
 def test_fewer_blocks_than_asked_for_is_said():
     given = network()
     pruned = PruneLayers(count=9).apply(given, job_of(given))

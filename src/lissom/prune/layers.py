@@ -9,12 +9,12 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from lissom import edits
-from lissom.calibrate.batch_norm import recalibrate_batch_norm
 from lissom.calibrate.inputs import calibration_inputs
 from lissom.graph.structure import apply_structure
 from lissom.job import Job, Step, step
 from lissom.measure.metrics import divergence
 from lissom.network import Bypass, Network
+from lissom.prune.channels import mend
 
 __all__ = ["PruneLayers", "blocks"]
 
@@ -65,6 +65,8 @@ class PruneLayers(Step):
     Args:
         count: How many blocks go.
         samples: Calibration samples that the outputs are compared on.
+        reconstruct: Refit the layers that are left to what the network computed before, by least squares on those samples,
+            and recalibrate batch-norm statistics. Neither needs labels.
 
     Example:
         >>> PruneLayers(count=2).to_dict()
@@ -73,6 +75,7 @@ class PruneLayers(Step):
 
     count: Annotated[int, Gt(0)] = 1
     samples: Annotated[int, Gt(0)] = 256
+    reconstruct: bool = True
 
     def apply(self, network: Network, job: Job) -> Network:
         """The shallower network; its notes say which blocks went, and whether there were fewer than asked for."""
@@ -80,13 +83,15 @@ class PruneLayers(Step):
         for number in range(self.count):
             best = self._least_missed(network, original, job)
             if best is None:
-                return network.noting(
+                network = network.noting(
                     f"only {number} of {self.count} blocks could be removed: no other answers in its input's shape"
                 )
+                break
             removed = edits.copy(network, slices=(*network.slices, best))
             apply_structure(removed.module, [best])
             network = removed.noting(f"{best.module} was removed: of all blocks, the outputs miss it least")
-        recalibrate_batch_norm(network.module, calibration_inputs(network, job, self.samples, BATCH))
+        if self.reconstruct and network.slices != original.slices:
+            mend(network, original, job, self.samples)
         return network
 
     def _least_missed(self, network: Network, original: Network, job: Job) -> Bypass | None:
