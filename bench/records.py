@@ -22,7 +22,6 @@ and 555x at 0.69 % (MIRACLE); Deep Compression 40x at 1.58 % and 39x at 0.74 %.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import re
@@ -40,20 +39,20 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 
+import resnet_record
+import structured
 from deep_compression import coded_bytes, job_for, quick_arrays, splits
 from harness import ROOT, Bench, arguments, shared
 from lissom import edits
 from lissom.callables import load_callable
 from lissom.codec import Quantized, decode, encode
 from lissom.data import Split
-from lissom.deploy.fold import fold_batch_norm
 from lissom.files import write_bytes
 from lissom.job import Job, Step
 from lissom.measure.metrics import measure
 from lissom.network import Network
 from lissom.prune.channels import PruneChannels
 from lissom.recipe import Recipe
-from lissom.train.distill import Distill
 from lissom.train.finetune import Finetune, Optimizer
 from lissom.train.rate import Rate, RateTerm
 from taught import Taught, ask, taught_loss
@@ -78,14 +77,12 @@ class Point:
 POINTS = {
     "lenet_300_100": {1.6: Point((6, 24))},
     "lenet_5": {0.25: Point((5, 27), 0.5), 0.8: Point((5, 24), 0.55), 1.6: Point((5, 20), 0.6)},
-    "resnet20": {1.0: Point((0, 2))},
 }
 LIMITS = {  # figure: network, test error, margin on validation
     "lenet_300_100_ratio": ("lenet_300_100", 0.018, 0.002),
     "lenet_5_ratio_096": ("lenet_5", 0.0096, 0.002),
     "lenet_5_ratio_069": ("lenet_5", 0.0069, 0.002),
 }
-RESNET_DROP = 0.01
 CACHE, ARCHIVES = ROOT / "bench" / "cache", ROOT / "bench" / "records"
 
 
@@ -179,28 +176,13 @@ def fp32_bytes(network: Network) -> int:
     return sum(4 * tensor.numel() for tensor in edits.state_dict(network.module).values() if tensor.is_floating_point())
 
 
-def resnet_row(weight: float, seed: int, point: Point) -> dict[str, Any]:
-    """ResNet-20 with its normalisations folded, distilled from itself on 20,000 images."""
-    import structured
-
-    network = structured.original()
-    before = fp32_bytes(network)
-    job, _ = structured.make_job(seed, network.preprocess, quick=False)  # type: ignore[arg-type]
-    job = dataclasses.replace(job, teacher=network, checkpoints=CACHE / f"records-resnet20-{weight}-{seed}")
-    train = Finetune(
-        epochs=point.epochs[1], batch_size=64, learning_rate=1e-3, distill=Distill(temperature=4.0, weight=0.9),
-        rate=Rate(weight=weight, warmup=0.3, resolution=2.0),
-    )  # fmt: skip
-    small = train.apply(folded(network), job)
-    found = report(small, before, job, ARCHIVES / f"resnet20-{weight:g}-{seed}.lissom")
-    dense_error = error(network, job.data.test, job)
-    return found | {"dense_test_error": dense_error, "drop": round(found["test_error"] - dense_error, 6)}
-
-
-def folded(network: Network) -> Network:
-    module = copy.deepcopy(network.module)
-    fold_batch_norm(module, network.example_inputs)
-    return dataclasses.replace(network, module=module)
+def resnet_row(size: int, seed: int) -> dict[str, Any]:
+    network = resnet_record.structured.original()
+    before, job = fp32_bytes(network), resnet_record.job_of(seed, network)
+    small = resnet_record.trained(size, network, job, CACHE / f"records-resnet20-{seed}")
+    found = report(small, before, job, ARCHIVES / f"resnet20-{size}-{seed}.lissom")
+    dense = {f"dense_{split.name}_error": error(network, split, job) for split in (job.data.validation, job.data.test)}
+    return found | dense | {"drop": round(found["test_error"] - dense["dense_test_error"], 6)}
 
 
 def step_cost(kind: str) -> dict[str, Any]:
@@ -230,8 +212,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for name, (kind, limit, margin) in LIMITS.items():
         found[name] = figure([row for row in rows if row["network"] == kind and "ratio" in row], limit, margin)
-    small = [row for row in rows if row["network"] == "resnet20" and row["drop"] <= RESNET_DROP]
-    found["resnet20_ratio"] = max((row["ratio"] for row in small), default=None)
+    found["resnet20_ratio"] = resnet_record.drop_ratio(rows)
     errors = [row["estimate_error"] for row in rows if "estimate_error" in row]
     found["rate_estimate_error"] = round(statistics.mean(errors), 5) if errors else None
     return found
@@ -258,9 +239,7 @@ def rebuilt(file: Path) -> Network:
         for name, tensor in decode(file.read_bytes()).tensors.items()
     }
     if file.name.startswith("resnet20"):
-        import structured
-
-        network = folded(structured.original())
+        network = resnet_record.folded(structured.original())
     else:
         network = load_callable(NETWORKS[next(kind for kind in NETWORKS if file.name.startswith(kind))])()
         layers = OrderedDict(network.module.named_children())
@@ -280,15 +259,10 @@ def check(bench: Bench) -> None:
     for row in bench.rows:
         if "ratio" not in row:
             continue
-        file = ARCHIVES / f"{row['network']}-{row['weight']:g}-{row['seed']}.lissom"
+        file = ARCHIVES / f"{row['network']}-{row.get('size') or format(row['weight'], 'g')}-{row['seed']}.lissom"
         if not file.exists():
             continue
-        if row["network"] == "resnet20":
-            import structured
-
-            job, _ = structured.make_job(row["seed"], structured.original().preprocess, quick=False)  # type: ignore[arg-type]
-        else:
-            job = job_for(splits(arrays, 0), 0)
+        job = resnet_record.job_of(0, structured.original()) if "size" in row else job_for(splits(arrays, 0), 0)
         size, found = file.stat().st_size, error(rebuilt(file), job.data.test, job)
         same = "as recorded" if (size, found) == (row["bytes"], row["test_error"]) else f"RECORDED {row['test_error']:.2%}"
         print(f"{file.name}: {size:,} bytes, {row['fp32_bytes'] / size:.1f}x, test error {found:.2%}, {same}")
@@ -301,7 +275,7 @@ def mnist() -> dict[str, npt.NDArray[Any]]:
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--network", choices=list(POINTS), help="only this one")
+    parser.add_argument("--network", choices=[*POINTS, "resnet20"], help="only this one")
     parser.add_argument("--weight", type=float, help="only this rate weight")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--check", action="store_true", help="decode the committed archives and recompute their test errors")
@@ -320,16 +294,15 @@ def main() -> None:
     if chosen.quick:
         key = {"network": "lenet_300_100", "weight": 0.1, "seed": 0}
         bench.row(key, lambda: lenet_row("lenet_300_100", 0.1, 0, quick_arrays(), Point((4, 6))))
-    for kind in () if chosen.quick else [chosen.network] if chosen.network else list(NETWORKS):
+    for kind in () if chosen.quick else [chosen.network] if chosen.network else list(POINTS):
         for weight in [chosen.weight] if chosen.weight else POINTS[kind]:
-            for seed in chosen.seeds if kind != "resnet20" else SEEDS[:1]:
+            for seed in chosen.seeds:
                 key = {"network": kind, "weight": weight, "seed": seed}
-                make = (
-                    functools.partial(resnet_row, point=POINTS[kind][weight])
-                    if kind == "resnet20"
-                    else functools.partial(lenet_row, kind, arrays=mnist(), point=POINTS[kind][weight])
-                )
+                make = functools.partial(lenet_row, kind, arrays=mnist(), point=POINTS[kind][weight])
                 bench.row(key, functools.partial(make, weight=weight, seed=seed))
+    for size in resnet_record.SIZES if chosen.network == "resnet20" else ():
+        key = {"network": "resnet20", "size": size, "seed": SEEDS[0]}
+        bench.row(key, functools.partial(resnet_row, size, SEEDS[0]))
     print(bench.save())
 
 

@@ -85,9 +85,9 @@ def images(split: str, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[n
     return np.stack(decoded), labels[:count].astype(np.int64)
 
 
-def make_job(seed: int, preprocess: Preprocess, *, quick: bool) -> Job:
+def make_job(seed: int, preprocess: Preprocess, *, quick: bool, train: int = TRAIN, validation: int = VALIDATION) -> Job:
     """The job of one seed."""
-    train, validation, test = (2_000, 500, 500) if quick else (TRAIN, VALIDATION, 10_000)
+    train, validation, test = (2_000, 500, 500) if quick else (train, validation, 10_000)
     pictures, labels = images("train", train + validation)
     pool = Arrays((pictures,), labels, preprocess)
     order = np.random.default_rng(seed).permutation(train + validation)
