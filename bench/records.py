@@ -294,7 +294,7 @@ def main() -> None:
     if chosen.quick:
         key = {"network": "lenet_300_100", "weight": 0.1, "seed": 0}
         bench.row(key, lambda: lenet_row("lenet_300_100", 0.1, 0, quick_arrays(), Point((4, 6))))
-    for kind in () if chosen.quick else [chosen.network] if chosen.network else list(POINTS):
+    for kind in () if chosen.quick else [kind for kind in POINTS if chosen.network in (kind, None)]:
         for weight in [chosen.weight] if chosen.weight else POINTS[kind]:
             for seed in chosen.seeds:
                 key = {"network": kind, "weight": weight, "seed": seed}
