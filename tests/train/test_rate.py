@@ -24,6 +24,7 @@ from lissom.measure.metrics import measure
 from lissom.network import Network
 from lissom.train.finetune import Finetune
 from lissom.train.rate import Prior, Rate, RateTerm
+from lissom.train.rate.choice import Choice
 
 SHAPES = [(40,), (12, 9), (6, 4, 3, 3), (5, 1, 3, 3), (1, 7)]
 
@@ -171,7 +172,7 @@ class _Stop(Exception):
 
 
 def test_resumes_to_the_same_bits(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = Finetune(epochs=3, learning_rate=1e-2, rate=Rate(weight=0.05, max_size=500))
+    step = Finetune(epochs=3, learning_rate=1e-2, rate=Rate(weight=0.05, max_size=500, hold=0.4))
     network = wide()
 
     def bits(trained: Network) -> list[bytes]:
@@ -192,6 +193,47 @@ def test_resumes_to_the_same_bits(job: Job, tmp_path: Path, monkeypatch: pytest.
     assert bits(step.apply(network, resuming)) == whole
 
 
+def test_the_last_levels_stay_while_the_rest_trains_on(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = []
+
+    def keep(path: Path, data: bytes) -> None:
+        write_bytes(path, data)
+        states.append(torch.load(path, weights_only=True)["module"])
+
+    monkeypatch.setattr("lissom.train.finetune.write_bytes", keep)
+    step = Finetune(epochs=10, learning_rate=1e-2, rate=Rate(weight=0.05, hold=0.3))
+    trained = step.apply(wide(), dataclasses.replace(job, checkpoints=tmp_path)).module
+    weight, gain = "0.parametrizations.weight.original", "0.parametrizations.weight.0.grid.gain"
+    bias = "0.parametrizations.bias.original"
+    changed = [
+        {name for name in (weight, gain, bias) if not torch.equal(states[number][name], states[9][name])} for number in (6, 7)
+    ]
+    assert changed == [{weight, gain, bias}, {gain, bias}]
+    assert all(parameter.requires_grad for parameter in trained.parameters())
+
+
+def test_the_last_choice_puts_back_what_wandered_and_never_loses() -> None:
+    """Least squares: levels one off on purpose come back, and of moves that do not pay none is made."""
+    torch.manual_seed(0)
+    inputs, best = torch.randn(500, 6), torch.tensor([3.0, -1.0, 0.0, 2.0, 0.0, 1.0])
+    weight = (best + torch.tensor([0.0, 0.0, 1.0, -1.0, 0.0, 0.0])).requires_grad_()
+
+    def loss() -> Tensor:
+        return (inputs @ (weight - best)).square().mean() / 2
+
+    fisher = {"w": inputs.square().mean(0)}
+    choice = Choice({"w": weight}, {"w": 1.0})
+    loss().backward()
+    choice.watch()
+    assert choice.make(fisher, lambda: float(loss())) == 2
+    assert torch.equal(weight.detach(), best)
+    weight.grad = torch.full((6,), 5.0)
+    for _ in range(20):
+        choice.watch()
+    assert choice.make(fisher, lambda: float(loss())) == 0
+    assert torch.equal(weight.detach(), best)
+
+
 def test_a_number_stands_for_its_weight_and_bad_values_are_named() -> None:
     assert Finetune(epochs=1, rate=0.2) == Finetune(epochs=1, rate=Rate(weight=0.2))
     assert step_from({"Finetune": {"epochs": 1, "rate": {"max_size": 900}}}).rate == Rate(max_size=900)
@@ -199,3 +241,5 @@ def test_a_number_stands_for_its_weight_and_bad_values_are_named() -> None:
         Rate(weight=-1)
     with pytest.raises(UsageError, match="at least 0"):
         Rate(layers={"fc1": -1.0})
+    with pytest.raises(UsageError, match="hold"):
+        Rate(hold=0.6)

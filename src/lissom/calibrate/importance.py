@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lissom.network import flatten_outputs
+
 __all__ = ["WIDEST", "Felt", "felt"]
 
 WIDEST = 4608
@@ -38,7 +40,9 @@ class Felt:
     seen: Tensor | None = None
 
 
-def felt(module: nn.Module, samples: Iterable[tuple[Tensor, ...]], *, classify: bool, seed: int = 0) -> dict[str, Felt]:
+def felt(
+    module: nn.Module, samples: Iterable[tuple[Tensor, ...]], *, classify: bool, seed: int = 0, moments: bool = True
+) -> dict[str, Felt]:
     """The Fisher information of every parameter of at least two axes, by name.
 
     The divergence of the answers (KL of the probabilities where ``classify``, else 1 - cosine) is, for small errors, half
@@ -49,6 +53,7 @@ def felt(module: nn.Module, samples: Iterable[tuple[Tensor, ...]], *, classify: 
         samples: Inputs, best one sample at a time: gradients of a batch add up before they are squared.
         classify: Whether the first output is logits.
         seed: Of the directions.
+        moments: Whether the inputs' products are wanted, too.
 
     Example:
         >>> layer = nn.Linear(2, 3)
@@ -58,16 +63,16 @@ def felt(module: nn.Module, samples: Iterable[tuple[Tensor, ...]], *, classify: 
     generator = torch.Generator().manual_seed(seed)
     weights = {name: value for name, value in module.named_parameters() if value.ndim >= 2}
     fisher = {name: torch.zeros(value.shape) for name, value in weights.items()}
-    moments: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = {}
     seen = {
         f"{path}.weight" if path else "weight": torch.zeros(part.num_embeddings)
         for path, part in module.named_modules()
         if isinstance(part, nn.Embedding)
     }
     hooks = [
-        part.register_forward_pre_hook(partial(_sum_inputs, moments, f"{path}.weight" if path else "weight"))
+        part.register_forward_pre_hook(partial(_sum_inputs, sums, f"{path}.weight" if path else "weight"))
         for path, part in module.named_modules()
-        if isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d) and getattr(part, "groups", 1) == 1
+        if moments and isinstance(part, nn.Linear | nn.Conv1d | nn.Conv2d) and getattr(part, "groups", 1) == 1
         if part.weight[0].numel() <= WIDEST
     ]
     wanted = {name: value.requires_grad for name, value in module.named_parameters()}
@@ -76,8 +81,7 @@ def felt(module: nn.Module, samples: Iterable[tuple[Tensor, ...]], *, classify: 
     try:
         for inputs in samples:
             with torch.enable_grad():
-                output = module(*inputs)
-                answer = _in_a_direction(output[0] if isinstance(output, tuple | list) else output, classify, generator)
+                answer = _in_a_direction(flatten_outputs(module(*inputs))[0], classify, generator)
             gradients = torch.autograd.grad(answer, list(weights.values()), allow_unused=True)
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
@@ -90,7 +94,7 @@ def felt(module: nn.Module, samples: Iterable[tuple[Tensor, ...]], *, classify: 
             hook.remove()
         for name, value in module.named_parameters():
             value.requires_grad_(wanted[name])
-    means = {name: total / count for name, total in moments.items()}
+    means = {name: total / count for name, total in sums.items()}
     return {name: Felt(total / max(count, 1), means.get(name), count, seen.get(name)) for name, total in fisher.items()}
 
 

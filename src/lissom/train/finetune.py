@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lissom import edits
+from lissom.calibrate.importance import felt
 from lissom.errors import LissomError, UsageError
 from lissom.files import write_bytes
 from lissom.job import Job, Nested, Step, step, value_class
@@ -26,6 +28,9 @@ from lissom.train.distill import Distill
 from lissom.train.rate import Rate, RateTerm
 
 __all__ = ["Finetune", "Optimizer"]
+
+FELT, TRIED = 256, 2048
+"""Samples that say what the answers feel of each level before the last choice of them, and that the choice is tried on."""
 
 
 @runtime_checkable
@@ -189,11 +194,15 @@ class _Training:
             progress = (self.epoch + number / self.steps_per_epoch) / self.settings.epochs
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings.learning_rate * self.settings.optimizer.factor(progress) * group.get("pace", 1.0)
+            if self.rate is not None and self.rate.due(progress):
+                self._choose_levels(self.rate)
             loss = self._loss(inputs, targets)
             if self.rate is not None:
                 loss = loss + self.rate.loss(progress)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            if self.rate is not None:
+                self.rate.watch(progress)
             self.optimizer.step()
             if self.during is not None:
                 after = (self.epoch + (number + 1) / self.steps_per_epoch) / self.settings.epochs
@@ -215,6 +224,25 @@ class _Training:
                 expected = flatten_outputs(self.teacher(*inputs))
             loss = loss + self.share * self.distill.loss(outputs, expected, classes=self.job.data.task == "classify")
         return loss
+
+    def _choose_levels(self, rate: RateTerm) -> None:
+        """The last choice of levels, by what the answers feel of each and by the loss on samples of the training split."""
+        train, size, seed = self.job.data.train, self.settings.batch_size, self.job.seed
+        self.module.eval()
+        singles = (inputs for inputs, _ in itertools.islice(train.batches(1, seed=seed), FELT))
+        found = felt(
+            self.module,
+            (tuple(tensor.to(self.job.device) for tensor in inputs) for inputs in singles),
+            classify=self.job.data.task == "classify",
+            moments=False,
+        )
+        batches = list(itertools.islice(train.batches(size, seed=seed), -(-TRIED // size)))
+        with torch.no_grad():
+            rate.choose(
+                {id(parameter): found[name].fisher for name, parameter in self.module.named_parameters() if name in found},
+                lambda: sum(float(self._loss(*batch)) for batch in batches) / len(batches),
+            )
+        self.module.train()
 
     def _watch(self) -> None:
         """Remember the best epoch, where early stopping asks for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from lissom.errors import UsageError
 from lissom.job import value_class
@@ -28,6 +28,8 @@ class Rate:
         layers: Multiples of the weight for tensors by glob of their names or of their modules' paths: ``{"fc1*": 2.0}``.
         resolution: Levels in a tensor's root mean square at the start; four times as many in biases and normalisations.
         pace: How much faster steps learn than weights.
+        hold: Share of the run, at its end, over which the levels of weights stay as a last rate-distortion choice put
+            them, while steps, biases and normalisations train on; 0 trains all to the end.
 
     Example:
         >>> Rate(weight=0.2, max_size=4000).max_size
@@ -40,6 +42,7 @@ class Rate:
     layers: dict[str, float] = dataclasses.field(default_factory=dict)
     resolution: Annotated[float, Gt(0)] = 1.0
     pace: Annotated[float, Gt(0)] = 4.0
+    hold: Annotated[float, Ge(0), Le(0.4)] = 0.1
 
     def __post_init__(self) -> None:
         negative = {name: factor for name, factor in self.layers.items() if factor < 0}

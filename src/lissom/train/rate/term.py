@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from lissom import edits
 from lissom.codec import Quantized, encode
 from lissom.grids import LearntStep
+from lissom.train.rate.choice import Choice
 from lissom.train.rate.prior import Prior
 from lissom.train.rate.settings import Rate
 
@@ -57,6 +59,8 @@ class RateTerm:
         self.edits = {name: edit for name in self.priors if (edit := edits.edit_of(module, name)) is not None}
         self.units = {name: float(edit.grid.unit) for name, edit in self.edits.items() if isinstance(edit.grid, LearntStep)}
         self.overhead = 8 * len(encode({name: _silent(stored) for name, stored in edits.tensors(module).items()}, effort="best"))
+        weights = {name: latent for name, latent in self.latents.items() if latent.ndim >= 2 and latent.requires_grad}
+        self.choice, self.held = Choice(weights, self.units), False
         self._fit(rounds=8)
 
     def groups(self) -> list[dict[str, Any]]:
@@ -71,14 +75,41 @@ class RateTerm:
         self.count += 1
         if self.count % FIT_EVERY == 0:
             self._fit()
-            if self.rate.max_size is not None and progress >= self.rate.warmup:
+            if self.rate.max_size is not None and progress >= self.rate.warmup and not self.held:
                 self._steer(progress)
         rise = min(1.0, progress / self.rate.warmup) if self.rate.warmup > 0 else 1.0
-        total = sum(
-            (self.multiples[name] * self.priors[name].bits(self._kept(name), self.units[name]) for name in self.priors),
-            torch.zeros(()),
-        )
-        return total * (rise * self.weight / self.samples)
+        return self._weighted() * (rise * self.weight / self.samples)
+
+    def _weighted(self) -> Tensor:
+        """The bits that still move, each tensor's times its multiple."""
+        moving = [name for name in self.priors if not (self.held and name in self.choice.latents)]
+        bits = (self.multiples[name] * self.priors[name].bits(self._kept(name), self.units[name]) for name in moving)
+        return sum(bits, torch.zeros(()))
+
+    def watch(self, progress: float) -> None:
+        """See the gradients of a step, from as long before the levels are held as they will be held."""
+        if self.rate.hold > 0 and not self.held and progress >= 1 - 2 * self.rate.hold:
+            self.choice.watch()
+
+    def due(self, progress: float) -> bool:
+        """Whether the time has come to choose the levels that stay."""
+        return self.rate.hold > 0 and not self.held and progress >= 1 - self.rate.hold
+
+    def choose(self, fisher: Mapping[int, Tensor], loss: Callable[[], float]) -> None:
+        """Choose the levels of weights and hold them.
+
+        Args:
+            fisher: Of each weight's latent, by its ``id``.
+            loss: Measures the mean loss on some samples of the training split.
+        """
+        known = {name: fisher[id(latent)] for name, latent in self.choice.latents.items()}
+        self.choice.make(known, lambda: loss() + float(self._weighted()) * self.weight / self.samples)
+        self._hold()
+
+    def _hold(self) -> None:
+        self.held = True
+        for latent in self.choice.latents.values():
+            latent.requires_grad_(False).grad = None
 
     def _steer(self, progress: float) -> None:
         """Hold the size to a course that falls from what it was after the warm-up to the limit, early enough to settle."""
@@ -103,14 +134,17 @@ class RateTerm:
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
         priors = {name: [prior.coefficients.tolist(), prior.magnitude] for name, prior in self.priors.items()}
-        held = ("weight", "factor", "count", "steered", "first", "overhead", "expected", "written")
-        return {**{name: getattr(self, name) for name in held}, "priors": priors}
+        held = ("weight", "factor", "count", "steered", "first", "overhead", "expected", "written", "held")
+        return {**{name: getattr(self, name) for name in held}, "priors": priors, "choice": self.choice.state()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state`."""
         for name, value in state.items():
-            if name != "priors":
+            if name not in ("priors", "choice"):
                 setattr(self, name, value)
+        self.choice.load(state["choice"])
+        if self.held:
+            self._hold()
         for name, (coefficients, magnitude) in state["priors"].items():
             self.priors[name].coefficients, self.priors[name].magnitude = np.array(coefficients), magnitude
 
@@ -120,6 +154,8 @@ class RateTerm:
         Returns:
             A note of how near the estimate came, by the factor of the epoch before.
         """
+        for latent in self.choice.latents.values():
+            latent.requires_grad_(True)
         with torch.no_grad():
             for name, latent in self.latents.items():
                 edit = self.edits[name]
