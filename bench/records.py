@@ -88,7 +88,7 @@ CACHE, ARCHIVES = ROOT / "bench" / "cache", ROOT / "bench" / "records"
 
 def recipe(weight: float, point: Point) -> Recipe:
     """Narrow what starts trained, train against the file, remove what died, train on."""
-    rate = functools.partial(Rate, weight=weight, resolution=0.5)
+    rate = functools.partial(Rate, weight=weight, resolution=0.5, hold=0.0)
     train = functools.partial(Finetune, batch_size=256, learning_rate=3e-3)
     narrow: tuple[Step, ...] = (PruneChannels(ratio=point.narrow, scope="group", importance="l2"),) if point.narrow else ()
     return Recipe((
@@ -153,6 +153,7 @@ def report(small: Network, fp32: int, job: Job, file: Path | None) -> dict[str, 
         "bytes": size,
         "fp32_bytes": fp32,
         "ratio": round(fp32 / size, 3),
+        "trained": small.notes[-1],
         "estimated_bytes": estimated,
         "written_bytes": written,
         "estimate_error": round(abs(estimated - written) / written, 6),
@@ -277,6 +278,7 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--network", choices=[*POINTS, "resnet20"], help="only this one")
     parser.add_argument("--weight", type=float, help="only this rate weight")
+    parser.add_argument("--size", type=int, help="only this one of ResNet-20's")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     parser.add_argument("--check", action="store_true", help="decode the committed archives and recompute their test errors")
     parser.add_argument("--cost", action="store_true", help="time a step against the file beside a plain one")
@@ -300,7 +302,8 @@ def main() -> None:
                 key = {"network": kind, "weight": weight, "seed": seed}
                 make = functools.partial(lenet_row, kind, arrays=mnist(), point=POINTS[kind][weight])
                 bench.row(key, functools.partial(make, weight=weight, seed=seed))
-    for size in resnet_record.SIZES if chosen.network == "resnet20" else ():
+    sizes = [size for size in resnet_record.SIZES if chosen.size in (size, None)]
+    for size in sizes if chosen.network == "resnet20" else ():
         key = {"network": "resnet20", "size": size, "seed": SEEDS[0]}
         bench.row(key, functools.partial(resnet_row, size, SEEDS[0]))
     print(bench.save())

@@ -27,8 +27,11 @@ from lissom.train.rate import Rate
 __all__ = ["SIZES", "drop_ratio", "folded", "job_of", "points"]
 
 TRAIN, HELD_OUT = 46_000, 4_000
-SIZES = {50_000: 6, 36_000: 5, 26_000: 5}
-"""Bytes to arrive at, with the epochs that it takes from the point before."""
+SIZES = (54_000, 46_000, 38_000, 31_000, 26_000)
+"""Bytes to arrive at."""
+
+EPOCHS = 3
+"""Of each point, from the one before."""
 
 DROP = 0.01
 
@@ -52,8 +55,8 @@ def points(size: int) -> Recipe:
     larger = [each for each in SIZES if each >= size]
     return Recipe(tuple(
         Finetune(
-            epochs=SIZES[each], batch_size=128, learning_rate=1.5e-3, distill=Distill(temperature=4.0, weight=0.9),
-            optimizer=Optimizer(warmup=0.05), rate=Rate(weight=1.0, max_size=each, warmup=0.0 if number else 0.2, resolution=2.0),
+            epochs=EPOCHS, batch_size=128, learning_rate=1.5e-3, distill=Distill(temperature=4.0, weight=0.9),
+            optimizer=Optimizer(warmup=0.05), rate=Rate(weight=1.0, max_size=each, warmup=0.0 if number else 0.2, resolution=2.0, hold=0.0),
         )
         for number, each in enumerate(larger)
     ))  # fmt: skip

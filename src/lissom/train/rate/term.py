@@ -162,7 +162,10 @@ class RateTerm:
                 assert isinstance(edit.grid, LearntStep)
                 levels = edit.grid.levels(latent)
                 latent.copy_(levels * edit.grid.unit if edit.mask is None else levels * edit.mask * edit.grid.unit)
-        return f"trained against the archive: {self.expected:,} bytes expected at the end, {self.written:,} bytes written"
+        weight = f"at a weight of {self.weight:.3g}"
+        return (
+            f"trained against the archive {weight}: {self.expected:,} bytes expected at the end, {self.written:,} bytes written"
+        )
 
     def _kept(self, name: str) -> Tensor:
         """The latents, zero where they are masked."""
