@@ -52,14 +52,18 @@ def job_of(seed: int, network: Network) -> Job:
 
 def points(size: int) -> Recipe:
     """The steps to ``size``: those of every larger size, then its own."""
-    larger = [each for each in SIZES if each >= size]
-    return Recipe(tuple(
-        Finetune(
-            epochs=EPOCHS, batch_size=128, learning_rate=1.5e-3, distill=Distill(temperature=4.0, weight=0.9),
-            optimizer=Optimizer(warmup=0.05), rate=Rate(weight=1.0, max_size=each, warmup=0.0 if number else 0.2, resolution=2.0, hold=0.0),
-        )
-        for number, each in enumerate(larger)
-    ))  # fmt: skip
+    return Recipe(tuple(_point(each, warmup=0.2 if each == SIZES[0] else 0.0) for each in SIZES if each >= size))
+
+
+def _point(size: int, warmup: float) -> Finetune:
+    return Finetune(
+        epochs=EPOCHS,
+        batch_size=128,
+        learning_rate=1.5e-3,
+        optimizer=Optimizer(warmup=0.05),
+        distill=Distill(temperature=4.0, weight=0.9),
+        rate=Rate(weight=1.0, max_size=size, warmup=warmup, resolution=2.0, hold=0.0),
+    )
 
 
 def trained(size: int, network: Network, job: Job, checkpoints: Path) -> Network:
@@ -74,7 +78,7 @@ def trained(size: int, network: Network, job: Job, checkpoints: Path) -> Network
 
 def drop_ratio(rows: list[dict[str, Any]]) -> float | None:
     """The ratio at the operating point, if its drop on the test images is within the limit."""
-    curve = sorted((row for row in rows if row["network"] == "resnet20"), key=lambda row: -row["size"])
+    curve = sorted((row for row in rows if row["network"] == "resnet20" and "size" in row), key=lambda row: -row["size"])
     if not curve:
         return None
     gap = curve[0]["test_error"] - curve[0]["validation_error"]
