@@ -105,7 +105,7 @@ CACHE, ARCHIVES = ROOT / "bench" / "cache", ROOT / "bench" / "records"
 
 def recipe(weight: float, point: Point) -> Recipe:
     """Narrow what starts trained, train against the file, remove what died, train on."""
-    rate = functools.partial(Rate, weight=weight, resolution=0.5, hold=0.0)
+    rate = functools.partial(Rate, weight=weight, resolution=0.5)
     train = functools.partial(Finetune, batch_size=256, learning_rate=3e-3)
     narrow: tuple[Step, ...] = (PruneChannels(ratio=point.narrow, scope="group", importance="l2"),) if point.narrow else ()
     return Recipe((

@@ -210,7 +210,7 @@ def _searches(network: Network, job: Job, settings: Options) -> tuple[Search, ..
         return (Fixed((Candidate("recipe", Recipe.of(settings.recipe)),)),)
     if settings.curve:
         return (Curve(Curve.epochs_for(job.data), remove_dead=prunable(network)),)
-    steered = to_size(settings.limits, settings.shipped, job.data)
+    steered = to_size(settings.limits, settings.shipped, network, job.data)
     return (first_candidates(settings.goal), steered, knob(settings.goal, network, job.data))
 
 

@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+import lissom
+from lissom.prune.channels import PruneChannels
 from lissom.recipe import Recipe
 from lissom.search.bisection import Bisection
 from lissom.search.limits import Limits
@@ -72,11 +74,22 @@ def test_refused_candidates_never_win():
     assert not turn_further(refused, Limits(max_drop=0.01), "archive")
 
 
-def test_only_a_size_of_weights_is_trained_to(labelled):
-    (aimed,) = to_size(Limits(max_size=4000), "weights", labelled).candidates
+def test_only_a_size_of_weights_is_trained_to(classifier, labelled):
+    (aimed,) = to_size(Limits(max_size=4000), "weights", classifier, labelled).candidates
     assert 3600 < aimed.recipe.steps[0].rate.max_size < 4000
-    assert to_size(Limits(max_size=4000), "archive", labelled).candidates == ()
-    assert to_size(Limits(max_drop=0.01), "weights", labelled).candidates == ()
+    assert aimed.recipe.steps[1] == PruneChannels(ratio=0)
+    assert to_size(Limits(max_size=4000), "archive", classifier, labelled).candidates == ()
+    assert to_size(Limits(max_drop=0.01), "weights", classifier, labelled).candidates == ()
+
+
+def test_weights_that_ship_are_trained_to_their_size_and_lose_their_dead_channels(classifier, labelled, tmp_path, monkeypatch):
+    for module in ("curve", "policy"):
+        monkeypatch.setattr(f"lissom.search.{module}.TRAINING_SAMPLES", 6000)
+    result = lissom.compress(classifier, labelled, out=tmp_path, max_size=260, max_drop=0.5, ship="weights")
+    aimed = next(trial for trial in result.record.trials if trial.name == "trained to the size")
+    assert not aimed.refused_because
+    assert 130 < aimed.bytes <= 260
+    assert result.record.shipped_bytes <= 260
 
 
 def test_the_knob_turns_while_the_drop_allows_or_until_the_size_is_met():

@@ -11,6 +11,7 @@ from lissom.errors import ModelRefused
 from lissom.graph.capture import capture
 from lissom.graph.cost import cost
 from lissom.graph.groups import groups
+from lissom.job import Step
 from lissom.network import Network
 from lissom.prune.channels import PruneChannels
 from lissom.quantize.weights import QuantizeWeights
@@ -51,13 +52,17 @@ def first_candidates(goal: Goal) -> Fixed:
     ))  # fmt: skip
 
 
-def to_size(limits: Limits, ship: Ship, data: Data) -> Fixed:
-    """Training against the file to the very size that is asked for, where only weights ship and so the size is theirs."""
+def to_size(limits: Limits, ship: Ship, network: Network, data: Data) -> Fixed:
+    """Training against the file to the very size that is asked for, where only weights ship and so the size is theirs.
+
+    Channels that died on the way are then removed.
+    """
     if limits.max_size is None or ship != "weights":
         return Fixed(())
     rate = Rate(max_size=max(1, int(limits.max_size * BELOW)))
     train = Finetune(epochs=Curve.epochs_for(data), distill=Distill(), rate=rate)
-    return Fixed((Candidate("trained to the size", Recipe((train,))),))
+    steps: tuple[Step, ...] = (train, PruneChannels(ratio=0)) if prunable(network) else (train,)
+    return Fixed((Candidate("trained to the size", Recipe(steps)),))
 
 
 def knob(goal: Goal, network: Network, data: Data) -> Search:

@@ -29,7 +29,8 @@ class Rate:
         resolution: Levels in a tensor's root mean square at the start; four times as many in biases and normalisations.
         pace: How much faster steps learn than weights.
         hold: Share of the run, at its end, over which the levels of weights stay as a last rate-distortion choice put
-            them, while steps, biases and normalisations train on; 0 trains all to the end.
+            them, while steps, biases and normalisations train on. Where the learning rate falls to zero anyway there
+            was nothing left to choose, and held weights learn less: 0, the default, trains all to the end.
 
     Example:
         >>> Rate(weight=0.2, max_size=4000).max_size
@@ -42,7 +43,7 @@ class Rate:
     layers: dict[str, float] = dataclasses.field(default_factory=dict)
     resolution: Annotated[float, Gt(0)] = 1.0
     pace: Annotated[float, Gt(0)] = 4.0
-    hold: Annotated[float, Ge(0), Le(0.4)] = 0.1
+    hold: Annotated[float, Ge(0), Le(0.4)] = 0.0
 
     def __post_init__(self) -> None:
         negative = {name: factor for name, factor in self.layers.items() if factor < 0}
