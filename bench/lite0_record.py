@@ -38,7 +38,7 @@ from quantization import lite0
 __all__ = ["QPS", "SIZES", "by_lissom", "by_nncodec"]
 
 QPS = (-26, -23, -20, -18, -16)
-SIZES = {1_400_000: 8}
+SIZES = {1_400_000: 6}
 """Bytes to arrive at, and epochs."""
 
 NNCODEC = os.environ.get("NNCODEC", sys.executable)

@@ -301,13 +301,13 @@ def make_rows(bench: Bench, chosen: argparse.Namespace) -> None:
     if chosen.network == "efficientnet_lite0":
         import lite0_record
 
-        for size in lite0_record.SIZES:
-            train = functools.partial(lite0_record.by_lissom, size, 0, CACHE / f"records-lite0-{size}")
-            bench.row({"network": "efficientnet_lite0", "tool": "lissom", "size": size, "seed": 0}, train)
         for qp in lite0_record.QPS:
             bench.row(
                 {"network": "efficientnet_lite0", "tool": "nncodec", "qp": qp}, functools.partial(lite0_record.by_nncodec, qp)
             )
+        for size in lite0_record.SIZES:
+            train = functools.partial(lite0_record.by_lissom, size, 0, CACHE / f"records-lite0-{size}")
+            bench.row({"network": "efficientnet_lite0", "tool": "lissom", "size": size, "seed": 0}, train)
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

@@ -212,11 +212,11 @@ def test_the_last_levels_stay_while_the_rest_trains_on(job: Job, tmp_path: Path,
     assert all(parameter.requires_grad for parameter in trained.parameters())
 
 
-def test_the_last_choice_puts_back_what_wandered_and_never_loses() -> None:
-    """Least squares: levels one off on purpose come back, and of moves that do not pay none is made."""
+def test_the_last_choice_lowers_what_wandered_and_never_loses() -> None:
+    """Least squares: levels one too high come back, and of moves that do not pay none is made."""
     torch.manual_seed(0)
     inputs, best = torch.randn(500, 6), torch.tensor([3.0, -1.0, 0.0, 2.0, 0.0, 1.0])
-    weight = (best + torch.tensor([0.0, 0.0, 1.0, -1.0, 0.0, 0.0])).requires_grad_()
+    weight = (best + torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0, 1.0])).requires_grad_()
 
     def loss() -> Tensor:
         return (inputs @ (weight - best)).square().mean() / 2
@@ -227,9 +227,10 @@ def test_the_last_choice_puts_back_what_wandered_and_never_loses() -> None:
     choice.watch()
     assert choice.make(fisher, lambda: float(loss())) == 2
     assert torch.equal(weight.detach(), best)
-    weight.grad = torch.full((6,), 5.0)
+    weight.grad = 5 * best.sign()
     for _ in range(20):
         choice.watch()
+    assert choice.lowered(fisher, 1.0)["w"].tolist() == [2.0, 0.0, 0.0, 1.0, 0.0, 0.0]
     assert choice.make(fisher, lambda: float(loss())) == 0
     assert torch.equal(weight.detach(), best)
 
