@@ -84,7 +84,7 @@ def test_only_a_size_of_weights_is_trained_to(classifier, labelled):
 
 def test_weights_that_ship_are_trained_to_their_size_and_lose_their_dead_channels(classifier, labelled, tmp_path, monkeypatch):
     monkeypatch.setattr("lissom.search.curve.TRAINING_SAMPLES", 6000)
-    monkeypatch.setattr("lissom.search.policy.TRAINING_SAMPLES", 600)
+    monkeypatch.setattr("lissom.search.policy.TRAINING_SAMPLES", {"size": 600})
     monkeypatch.setattr("lissom.search.policy.ROUNDS", 1)
     result = lissom.compress(classifier, labelled, out=tmp_path, max_size=260, max_drop=0.5, ship="weights")
     aimed = next(trial for trial in result.record.trials if trial.name == "trained to the size")
