@@ -100,4 +100,6 @@ class Quantized:
         values = self.decoding.decode(self.levels)
         if self.mask is not None:
             values = np.where(self.mask, values, np.float32(0))
-        return np.asarray(values + np.float32(0)).astype(self.dtype, copy=False)
+        values = np.asarray(values)
+        values += np.float32(0)
+        return values.astype(self.dtype, copy=False)
