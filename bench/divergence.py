@@ -24,7 +24,7 @@ from quantization import BATCH, ERRORS, NETWORKS
 Weights = dict[str, npt.NDArray[np.float32]]
 Values = dict[str, Quantized | npt.NDArray[np.float32]]
 TRIES = 6
-NEAR = 0.15  # how far, by the logarithm, a point's divergence may lie from the wanted one on the validation split
+NEAR = 0.2  # how far, by the logarithm, a point's divergence may lie from the wanted one on the validation split
 
 
 class Probe:
@@ -42,6 +42,7 @@ class Probe:
         self.original = {split: self.answers(self.network.module, split) for split in ("validation", "test")}
         self.known = self._known(weights)
         self.priced = Priced(self.network, data, lossy=tuple(self.known.values()))
+        self.points: dict[float, tuple[float, Values]] = {}  # by the logarithm of the price: that of the divergence, and levels
 
     def answers(self, module: nn.Module, split: str) -> npt.NDArray[np.float32]:
         """The first output on a split."""
@@ -100,18 +101,18 @@ def equal_divergence(probe: Probe, weights: Weights, decoded: Weights, step: flo
 
 def _around(probe: Probe, wanted: float) -> list[Values]:
     """The levels at two prices that diverge about as much as wanted on the validation split, by the secant of logarithms."""
-    prices = [math.log(1e-9 + 1e-7 * wanted)]
-    found: list[tuple[float, Values]] = []
+    goal = math.log(wanted)
     for _ in range(TRIES):
-        values = probe.priced.at(math.exp(prices[-1]))
-        found.append((math.log(probe.divergence(values, "validation") / wanted), values))
-        close = sorted(range(len(found)), key=lambda place: abs(found[place][0]))[:2]
-        if len(found) > 1 and all(abs(found[place][0]) < 2 * NEAR for place in close) and abs(found[close[0]][0]) < NEAR:
+        known = sorted(probe.points, key=lambda price: abs(probe.points[price][0] - goal))[:2]
+        off = [probe.points[price][0] - goal for price in known]
+        if len(known) == 2 and abs(off[0]) < NEAR and abs(off[1]) < 4 * NEAR:
             break
         slope = 1.0
-        if len(found) > 1:
-            (one, _), (other, _) = (found[place] for place in close)
-            slope = min(max((one - other) / (prices[close[0]] - prices[close[1]]), 0.3), 3.0)
-        off = found[close[0]][0]
-        prices.append(prices[close[0]] - (off + math.copysign(0.5 * NEAR, off)) / slope)
-    return [found[place][1] for place in close]
+        if len(known) == 2:
+            slope = min(max((off[0] - off[1]) / (known[0] - known[1]), 0.3), 3.0)
+        # Right at the goal, and where a point lies there already, a little to its other side.
+        aim = math.copysign(NEAR, off[0]) if off and abs(off[0]) < NEAR else 0.0
+        price = known[0] - (off[0] + aim) / slope if known else math.log(1e-9 + 1e-8 * wanted)
+        values = probe.priced.at(math.exp(price))
+        probe.points[price] = math.log(probe.divergence(values, "validation")), values
+    return [probe.points[price][1] for price in known]

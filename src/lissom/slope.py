@@ -33,7 +33,7 @@ CHEAPEST, DEAREST = 1e-14, 1e-2  # prices of a bit, in divergence of the answers
 INDEPENDENT = 8  # positions of one sample that say something new, about
 UNSEEN = 0.1  # of the mean: what a row costs at least, though no sample touched it
 FEW = 256  # values below which a tensor stays exact: levels would save nothing
-RIDGE = 0.1  # pull of a layer's weights towards the original's, when they make up for what the layers before them lost
+RIDGE = 0.3  # pull of a layer's weights towards the original's, when they make up for what the layers before them lost
 
 
 def costs(fisher: Tensor, seen: Tensor | None) -> Tensor:
