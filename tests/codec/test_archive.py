@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as arrays
 from lissom.codec import Quantized, Reader, Table, Uniform, decode, encode, trellis, write
 from lissom.codec.directory import CHUNK
 from lissom.codec.lossy import rate_distortion_levels
-from lissom.errors import InputRefused, UsageError
+from lissom.errors import CorruptArchive, InputRefused, UsageError
 
 EFFORTS = ("fast", "best")
 relaxed = settings(deadline=None, derandomize=True, max_examples=40)
@@ -138,6 +138,12 @@ def test_a_tensor_larger_than_a_chunk_is_cut_and_one_tensor_is_read_alone():
         same(tensor, reader[name])
     with pytest.raises(KeyError):
         reader["absent"]
+    broken = bytearray(data)
+    broken[10] ^= 1  # in the block of the first rows, which reading the others does not touch
+    reader = Reader(bytes(broken))
+    same(line, reader["line"])
+    with pytest.raises(CorruptArchive, match="block 0 does not match"):
+        reader["rows"]
 
 
 def test_bytes_do_not_depend_on_threads():
