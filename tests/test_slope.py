@@ -10,6 +10,7 @@ from torch import nn
 from lissom.codec import Quantized, encode
 from lissom.codec.calibrated import important_levels
 from lissom.data import Arrays, Data
+from lissom.errors import ModelRefused
 from lissom.network import Network
 from lissom.slope import Priced, costs, importance_of, within_drop
 
@@ -66,6 +67,14 @@ def test_rows_never_met_share_what_rows_met_once_cost():
     assert found.tolist() == [4.0, 1.0, 0.5, 0.5]
     assert costs(fisher, None).tolist() == pytest.approx([4.0, 1.0, 0.125, 0.125])
     assert costs(fisher[:2], torch.tensor([5.0, 2.0])).tolist() == [4.0, 1.0]
+
+
+def test_a_network_that_holds_nan_is_refused_by_the_name_of_its_weight():
+    network, data = image_network()
+    with torch.no_grad():
+        network.module[6].weight[0, 0] = torch.nan
+    with pytest.raises(ModelRefused, match=r"6\.weight holds NaN"):
+        Priced(network, data)
 
 
 def test_a_network_that_cannot_be_captured_takes_levels_tensor_by_tensor():

@@ -85,6 +85,9 @@ class Priced:
         data: Its calibration split tells what errors cost, its validation split what is lost.
         lossy: Which parameters take levels, by name; by default every one of two axes and more and of enough values.
         states: Of the trellis.
+
+    Raises:
+        ModelRefused: A parameter holds NaN or infinity.
     """
 
     network: Network
@@ -99,6 +102,11 @@ class Priced:
 
     def __post_init__(self) -> None:
         module = self.network.module
+        for name, value in module.named_parameters():
+            if not bool(value.detach().isfinite().all()):
+                raise ModelRefused(
+                    f"{name} holds NaN or infinity, which no grid can: leave out --max-drop, or repair the network"
+                )
         self.felt = felt(module, self._samples(1), classify=self.data.task == "classify")
         self.lossy = self.lossy or tuple(
             name
