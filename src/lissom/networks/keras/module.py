@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lissom.networks.keras.backend import import_keras
 from lissom.networks.keras.rebuild import rebuilt, stated_sizes
@@ -133,7 +134,8 @@ class KerasModule(nn.Module):
                     buffers.append((variable, tensor))
         device = mapping[0][1].device if mapping else inputs[0].device
         model = self.skeleton.model
-        with self.skeleton.routed(self), keras.device(str(device)), keras.StatelessScope(mapping) as scope:
+        idle = _IdleCasts() if torch.compiler.is_exporting() else contextlib.nullcontext()
+        with idle, self.skeleton.routed(self), keras.device(str(device)), keras.StatelessScope(mapping) as scope:
             outputs = model(_packed(keras, model, inputs), **_training(model, training=self.training))
         if self.training:  # what a call changed: moving statistics, states of random generators
             with torch.no_grad():
@@ -199,6 +201,23 @@ class KerasModule(nn.Module):
             path: {name: getattr(self._part(path), name, size) for name, size in stated.items()}
             for path, stated in self.skeleton.sizes.items()
         }
+
+
+class _IdleCasts(TorchFunctionMode):
+    """Leaves out casts to the dtype or the device that a tensor has already.
+
+    Keras casts whatever a layer is given. That costs nothing when it runs, but a capture would write every cast down, and a
+    check beside it: two thirds of its nodes, and of the time that everything after it takes.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        if func is torch.Tensor.to and not kwargs and len(args) == 2 and args[1] in _has(args[0]):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _has(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.dtype, tensor.device, str(tensor.device)
 
 
 def _register(part: nn.Module, name: str, variable: Any, *, trainable: bool, number: int) -> None:
