@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import math
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,9 +133,31 @@ def capture(network: Network) -> Graph:
         >>> [node.operator for node in graph], graph.macs
         (['linear', 'relu', 'linear'], 20)
     """
-    program = export(network)
-    first_names = {alias: names[0] for alias, names in edits.aliases(network.module).items()}
-    return _Analysis(program, int(network.example_inputs[0].shape[0]), first_names, network.module).graph()
+    form, known = _form(network), _CAPTURED.get(network.module)
+    if known is None or known[0] != form:
+        program = export(network)
+        first_names = {alias: names[0] for alias, names in edits.aliases(network.module).items()}
+        batch = int(network.example_inputs[0].shape[0])
+        known = _CAPTURED[network.module] = form, _Analysis(program, batch, first_names, network.module).graph()
+    return known[1]
+
+
+_CAPTURED: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Graph]] = weakref.WeakKeyDictionary()
+"""Graphs by module: a job asks for the original's graph once for each candidate, and a capture takes seconds."""
+
+
+def _form(network: Network) -> tuple[Any, ...]:
+    """What a graph depends on, as far as it can change in a module that stays the same object."""
+    parts = tuple((name, type(part), _settings(part)) for name, part in network.module.named_modules())
+    tensors = tuple((name, tensor.shape, tensor.dtype) for name, tensor in network.module.state_dict().items())
+    inputs = tuple((tensor.shape, tensor.dtype) for tensor in network.example_inputs)
+    return parts, tensors, inputs, network.input_names, str(network.dynamic_axes)
+
+
+def _settings(part: nn.Module) -> tuple[tuple[str, str], ...]:
+    """Sizes, strides and switches that a module's code reads from it."""
+    plain = (int, float, str, tuple)
+    return tuple((key, repr(value)) for key, value in vars(part).items() if isinstance(value, plain) and key != "training")
 
 
 def export(network: Network) -> ExportedProgram:
