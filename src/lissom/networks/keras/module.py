@@ -210,7 +210,7 @@ class _IdleCasts(TorchFunctionMode):
     check beside it: two thirds of its nodes, and of the time that everything after it takes.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.to and not kwargs and len(args) == 2 and args[1] in _has(args[0]):
             return args[0]
         return func(*args, **(kwargs or {}))
