@@ -121,6 +121,8 @@ def application(name: str) -> dict[str, Any]:
     keras = import_keras()
     keras.utils.set_random_seed(0)
     side, options = APPLICATIONS[name]
+    # Scores, because a softmax over those of random weights says 0 and 1, whatever becomes of the weights.
+    options = {**options, "classifier_activation": None}
     model = getattr(keras.applications, name)(weights=None, classes=CLASSES, input_shape=(side, side, 3), **options)
     images = np.random.default_rng(0).uniform(0, 255, (SAMPLES, side, side, 3)).astype(np.float32)
     recipe = [

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from lissom.callables import names_callable
@@ -15,6 +16,7 @@ from lissom.errors import ModelRefused, UnknownOperators, UsageError
 from lissom.network import Network, Preprocess
 from lissom.networks.examples import InputShape, from_shape
 from lissom.networks.preprocess import read_preprocess
+from lissom.networks.saved_model import convert_saved_model, is_saved_model
 
 __all__ = ["open_network"]
 
@@ -32,7 +34,7 @@ def open_network(
     """Open a trained network, whichever door it comes through.
 
     Args:
-        model: A ``.onnx``, ``.pt2``, ``.keras`` or ``.h5`` file; ``package.module:callable``, looked up in the current folder
+        model: A ``.onnx``, ``.pt2``, ``.keras`` or ``.h5`` file; a TensorFlow SavedModel's folder; ``package.module:callable``, looked up in the current folder
             first; or a live ``nn.Module``, ``keras.Model`` or :class:`~lissom.network.Network`.
         weights: A ``.safetensors`` or ``.pt`` file for a callable or a module.
         preprocess: A name (``"imagenet"``, ``"unit"`` …), a YAML or JSON file, fields, or a ``Preprocess``.
@@ -40,7 +42,7 @@ def open_network(
             ``.onnx`` file only where its own declared shapes do not say enough.
         data: Where example inputs come from if neither ``input_shapes`` nor the module or the file says.
         partial: Whether a ``.onnx`` file with operators that lissom cannot run is opened by its weights alone.
-        trust: Whether a Keras file may bring Python code along (Lambda layers).
+        trust: Whether a Keras file may bring Python code along (Lambda layers), and TensorFlow may load a SavedModel.
 
     Raises:
         ModelRefused: no such file, a kind that has no door, damaged, NaN in the weights, or it does not run.
@@ -82,13 +84,8 @@ class _Asked:
 
 def _opener(file: Path) -> Callable[[Path, _Asked], Network]:
     suffix = file.suffix.lower()
-    if suffix == ".pb" or (file / "saved_model.pb").is_file():
-        raise ModelRefused(
-            f"{file} is a TensorFlow SavedModel, which lissom does not read: where the Keras model is at hand, save it with  "
-            "model.save('model.keras')  and give that file; otherwise, where TensorFlow is installed, run  pip install tf2onnx  "
-            "and  python -m tf2onnx.convert --opset 17 --output model.onnx "
-            f"--saved-model {file.parent if suffix == '.pb' else file}  and give model.onnx"
-        )
+    if is_saved_model(file):
+        return _open_saved_model
     if suffix in _PICKLES:
         raise ModelRefused(
             f"{file} is a pickle, which can run any code and does not say how its network computes: give  module:callable  that "
@@ -104,7 +101,12 @@ def _opener(file: Path) -> Callable[[Path, _Asked], Network]:
     return opener
 
 
-def _open_onnx(file: Path, asked: _Asked) -> Network:
+def _open_saved_model(file: Path, asked: _Asked) -> Network:
+    network = _open_onnx(convert_saved_model(file, trust=asked.trust), asked)
+    return dataclasses.replace(network, source=dataclasses.replace(network.source, location=str(file)))
+
+
+def _open_onnx(file: Path | ModelProto, asked: _Asked) -> Network:
     from lissom.data import example_inputs
     from lissom.networks.onnx import read_onnx
 

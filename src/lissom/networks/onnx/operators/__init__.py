@@ -7,6 +7,7 @@ from lissom.networks.onnx.operators import (  # noqa: F401
     convolution,
     detection,
     elementwise,
+    features,
     generate,
     index,
     loss,
@@ -20,4 +21,5 @@ from lissom.networks.onnx.operators import (  # noqa: F401
     shape,
     shape_rules,
     signal,
+    training,
 )
