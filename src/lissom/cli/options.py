@@ -26,5 +26,8 @@ Task = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Decides every random choice.")]
 Device = Annotated[str, typer.Option("--device", help="Where training runs: cpu, cuda, cuda:1.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
-Trust = Annotated[bool, typer.Option("--trust", help="Let a Keras file run the Python code in it (Lambda layers), or TensorFlow load a SavedModel.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Let a Keras file run the Python code in it (Lambda layers), or TensorFlow load a SavedModel."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]

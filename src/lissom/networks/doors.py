@@ -34,8 +34,8 @@ def open_network(
     """Open a trained network, whichever door it comes through.
 
     Args:
-        model: A ``.onnx``, ``.pt2``, ``.keras`` or ``.h5`` file; a TensorFlow SavedModel's folder; ``package.module:callable``, looked up in the current folder
-            first; or a live ``nn.Module``, ``keras.Model`` or :class:`~lissom.network.Network`.
+        model: A ``.onnx``, ``.pt2``, ``.keras`` or ``.h5`` file; a TensorFlow SavedModel's folder; ``package.module:callable``,
+            looked up in the current folder first; or a live ``nn.Module``, ``keras.Model`` or :class:`~lissom.network.Network`.
         weights: A ``.safetensors`` or ``.pt`` file for a callable or a module.
         preprocess: A name (``"imagenet"``, ``"unit"`` …), a YAML or JSON file, fields, or a ``Preprocess``.
         input_shapes: The shape of one sample for each input, without the batch: ``["1x28x28"]``, ``["128:int64"]``; for a

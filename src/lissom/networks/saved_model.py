@@ -44,8 +44,8 @@ def convert_saved_model(file: Path, *, trust: bool) -> ModelProto:
         )
     if not trust:
         raise ModelRefused(
-            f"{folder} is a TensorFlow SavedModel, a program that TensorFlow has to load before it can be converted: {keras_first}; "
-            "otherwise give it again with  --trust,  if you trust who made it"
+            f"{folder} is a TensorFlow SavedModel, a program that TensorFlow has to load before it can be converted: "
+            f"{keras_first}; otherwise give it again with  --trust,  if you trust who made it"
         )
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "model.onnx"

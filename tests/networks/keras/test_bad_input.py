@@ -126,17 +126,6 @@ def test_such_a_layer_behind_others_is_refused(keras, tmp_path):
         open_network(rewrite(tmp_path / "m.keras", tmp_path / "behind.keras", behind))
 
 
-def test_a_saved_model_is_refused_with_the_way_round(tmp_path):
-    (tmp_path / "saved").mkdir()
-    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"\x08\x01")
-    for given in (tmp_path / "saved", tmp_path / "saved" / "saved_model.pb"):
-        with pytest.raises(
-            ModelRefused, match=r"is a TensorFlow SavedModel.*model\.save\('model\.keras'\).*tf2onnx\.convert"
-        ) as refused:
-            open_network(given)
-        assert f"--saved-model {tmp_path / 'saved'} " in str(refused.value)
-
-
 def test_another_backend_that_is_live_is_refused(keras, classifier, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")  # the other backends are not installed here
     with pytest.raises(ModelRefused, match=r"Keras runs on tensorflow in this process.*model\.save\(.*KERAS_BACKEND=torch"):

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.experimental.symbolic_shapes import optimization_hint
 
 from lissom.graph.axes import ONE, Atom, Axis, atoms, freeze, size, tie
 
@@ -155,6 +156,10 @@ def operator_name(target: Any) -> str:
     return PLAIN_NAMES.get(name, name[:-1] if name.endswith("_") and not name.endswith("__") else name)
 
 
+DATA_LENGTH = 31
+"""What stands for a length that only data gives, such as how many boxes are found: whatever is cut is proved by running."""
+
+
 def hint(length: Any) -> int:
     """The number that a symbolic length stands for in the captured run."""
-    return int(length.node.hint) if isinstance(length, torch.SymInt) else int(length)
+    return int(optimization_hint(length, fallback=DATA_LENGTH) if isinstance(length, torch.SymInt) else length)

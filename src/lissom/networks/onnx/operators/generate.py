@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lissom.networks.onnx.operators.dtypes import DTYPES
 from lissom.networks.onnx.table import operator
-from lissom.networks.onnx.values import Known, Value, as_tensor
+from lissom.networks.onnx.values import Known, Value, as_tensor, largest_of
 
 
 @operator("ConstantOfShape")
@@ -24,14 +23,11 @@ def constant_of_shape(lengths: Known, *, value: Tensor | None = None) -> Tensor:
 @operator("Range")
 def number_range(start: Value, limit: Value, delta: Value) -> Tensor:
     """The numbers from ``start`` up to, without, ``limit``, by ``delta``."""
-    dtype = start.dtype
-    bounds = [value.item() if isinstance(value, Known) else value for value in (start, limit, delta)]
-    if dtype.is_floating_point:
-        first, last, by = (as_tensor(value) for value in (start, limit, delta))
-        count = max(math.ceil((last.item() - first.item()) / by.item()), 0)
-        return first + torch.arange(count, dtype=dtype) * by
-    plain: list[Any] = [bound.item() if isinstance(bound, Tensor) else bound for bound in bounds]
-    return torch.arange(*plain, dtype=dtype)
+    first, last, by = (value.item() for value in (start, limit, delta))
+    if not start.dtype.is_floating_point:
+        return torch.arange(first, last, by, dtype=start.dtype)
+    count = largest_of(math.ceil((last - first) / by), 0)  # of numbers, which a symbolic length still is
+    return as_tensor(start) + torch.arange(count, dtype=start.dtype) * as_tensor(delta)
 
 
 @operator("EyeLike")
