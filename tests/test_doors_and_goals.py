@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import lissom
 from lissom.cli.app import app
 
 FEATURES = 12
+needs_keras = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="needs Keras: pip install 'lissom[keras]'")
+DOORS = ["callable", ".pt2", ".onnx", pytest.param(".keras", marks=needs_keras)]
 
 
 def samples(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,6 +57,18 @@ def as_onnx(module: nn.Module) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
+def save_as_keras(module: nn.Module, file: Path) -> None:
+    """The same network as Keras would have it: kernels are the other way round."""
+    from lissom.networks.keras import import_keras
+
+    keras = import_keras()
+    layers = [keras.layers.Dense(32, activation="relu"), keras.layers.Dense(4)]
+    model = keras.Sequential([keras.Input((FEATURES,)), *layers])
+    for layer, place in zip(layers, (module[0], module[2]), strict=True):
+        layer.set_weights([place.weight.detach().numpy().T, place.bias.detach().numpy()])
+    model.save(file)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """One network behind each door."""
@@ -63,9 +78,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     batch = {0: torch.export.Dim("batch", min=1, max=512)}
     torch.export.save(torch.export.export(module, (x,), dynamic_shapes=(batch,)), folder / "net.pt2")
     onnx.save(as_onnx(module), folder / "net.onnx")
+    if importlib.util.find_spec("keras") is not None:
+        save_as_keras(module, folder / "net.keras")
     source = Path(__file__).read_text(encoding="utf-8")
     (folder / "doors_network.py").write_text(source.partition("def as_onnx")[0], encoding="utf-8")
-    return {"callable": "doors_network:build", ".pt2": str(folder / "net.pt2"), ".onnx": str(folder / "net.onnx")}
+    return {"callable": "doors_network:build", **{door: str(folder / f"net{door}") for door in (".pt2", ".onnx", ".keras")}}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +103,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("labels", ["labelled", "unlabelled"])
 @pytest.mark.parametrize("goal", RECIPES)
-@pytest.mark.parametrize("door", ["callable", ".pt2", ".onnx"])
+@pytest.mark.parametrize("door", DOORS)
 def test_compress_takes_every_door(
     door: str,
     goal: str,
@@ -107,6 +124,7 @@ def test_compress_takes_every_door(
     assert record.ship == ("archive" if goal == "size" else "onnx")
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files >= {"model.onnx", "model.lissom", "model.safetensors", "recipe.yaml", "result.json", "report.html"}
+    assert ("model.keras" in files) == (door == ".keras")
     written = onnx.load(tmp_path / "out" / "model.onnx")
     kinds = [node.op_type for node in written.graph.node]
     assert {tensor.data_type for tensor in written.graph.initializer} & {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
@@ -118,7 +136,7 @@ def test_compress_takes_every_door(
         assert written.opset_import == original.opset_import
 
 
-@pytest.mark.parametrize("door", ["callable", ".pt2", ".onnx"])
+@pytest.mark.parametrize("door", DOORS)
 def test_inspect_evaluate_and_bench_take_every_door(
     door: str, models: dict[str, str], data: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,3 +109,34 @@ def test_a_module_called_with_different_shapes_counts_every_call():
 
     graph = capture(Network(Twice(), (torch.randn(2, 3, 4, 4),)))
     assert [node.macs for node in graph.of_module("conv")] == [9 * 16, 9 * 8]
+
+
+class Chosen(nn.Module):
+    """Rows that data chooses: how many there are is known to nobody before it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.head(torch.relu(self.first(x)))
+        return rows[torch.nonzero(rows[:, 0] > 0).squeeze(1)]
+
+
+def test_a_length_that_only_data_gives_does_not_stop_the_capture() -> None:
+    network = Network(Chosen(), (torch.randn(4, 4),))
+    assert [group.size for group in groups(capture(network))] == [8]
+
+
+def test_a_module_is_captured_again_only_after_it_changed() -> None:
+    module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    network = Network(module, (torch.randn(4, 4),))
+    graph = capture(network)
+    assert capture(network.noting("a note")) is graph
+    module.train()
+    assert capture(network) is graph
+    module[1] = nn.GELU()
+    assert [node.operator for node in capture(network)] == ["linear", "gelu", "linear"]
+    module[2] = nn.Linear(8, 5)
+    assert capture(network).shapes["2.weight"] == (5, 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from lissom.errors import ModelRefused
 from lissom.network import flatten_outputs, in_pieces
 from lissom.networks.onnx.bind import bind
 from lissom.networks.onnx.names import torch_names
-from lissom.networks.onnx.plan import Call, Plan
+from lissom.networks.onnx.nested import Branches, Loop, Step, run_steps
+from lissom.networks.onnx.plan import Branch, Call, Plan
 from lissom.networks.onnx.sizes import SIZED_ATTRIBUTES, SIZED_INPUTS, SizedCall
 from lissom.networks.onnx.straight_through import float_levels
 from lissom.networks.onnx.table import Kind, find_shape_rule
@@ -33,17 +34,6 @@ _MAKES_TENSORS = frozenset({"ConstantOfShape", "Expand", "Reshape", "Tile"})
 
 _FEW = 64
 """Numbers; a longer constant is data and no list of sizes."""
-
-
-class Step(NamedTuple):
-    """One call, bound: the function, the slots it reads and writes, and those that no later step reads."""
-
-    function: Callable[..., Any]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    finished: tuple[int, ...]
-    label: str
-    branches: Branches | None = None
 
 
 class OnnxModule(nn.Module):
@@ -90,37 +80,9 @@ class OnnxModule(nn.Module):
         device = inputs[0].device if inputs else torch.device("cpu")
         # Only factories (arange, zeros) need to be told the device; the context costs time, so the CPU goes without.
         with nullcontext() if device.type == "cpu" else device:
-            _run(self.steps, slots)
+            run_steps(self.steps, slots)
             outputs = tuple(as_tensor(slots[slot]) for slot in self.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
-
-
-def _run(steps: list[Step], slots: list[Any]) -> None:
-    """Run steps on slots."""
-    for function, read, written, finished, _, branches in steps:
-        result = function(*[slots[slot] for slot in read]) if branches is None else branches.run(slots, read[0])
-        if len(written) == 1:
-            slots[written[0]] = result[0] if isinstance(result, tuple) else result
-        else:
-            for slot, value in zip(written, result, strict=False):
-                slots[slot] = value
-            slots[0] = None
-        for slot in finished:
-            slots[slot] = None
-
-
-class Branches(NamedTuple):
-    """Both sides of an ``If``: the steps of each, and the slots that it answers with."""
-
-    steps: tuple[list[Step], list[Step]]
-    outputs: tuple[list[int], list[int]]
-
-    def run(self, slots: list[Any], condition: int) -> tuple[Any, ...]:
-        """Run the side that the condition takes; it works on the same slots as the graph around it."""
-        value = slots[condition]
-        side = 0 if bool(value.item() if isinstance(value, Known) else value) else 1
-        _run(self.steps[side], slots)
-        return tuple(slots[slot] for slot in self.outputs[side])
 
 
 def make_module(plan: Plan, *, runnable: bool = True) -> OnnxModule:
@@ -203,8 +165,8 @@ class _Builder:
 
     def step(self, call: Call, *, keep_floats: bool = False) -> Step:
         """The call bound, its inputs and outputs in slots."""
-        if call.branches is not None:
-            return self.branching(call)
+        if call.branches:
+            return self.branching(call) if len(call.branches) == 2 else self.looping(call, *call.branches)
         entry, attributes = call.entry, dict(call.attributes)
         if keep_floats and "straight_through" in entry.keywords:
             attributes["straight_through"] = True
@@ -255,17 +217,31 @@ class _Builder:
         return self.module.get_submodule(_SIZES)
 
     def branching(self, call: Call) -> Step:
-        """An ``If``: its condition first among the inputs, then all that either side reads, which keeps those alive."""
-        assert call.branches is not None  # asked by the caller
+        """An ``If``: all that either side reads is among its inputs, which keeps it alive."""
         condition = self.slot(call.inputs[0])
         first, second = ([self.step(inner) for inner in branch.calls] for branch in call.branches)
         outputs = tuple([self.tensor_slot(name) for name in branch.outputs] for branch in call.branches)
         if any(name in self.maybe_known for branch in call.branches for name in branch.outputs):
             self.maybe_known.update(call.outputs)
         read = {slot for step in (*first, *second) for slot in step.inputs} | set(outputs[0]) | set(outputs[1])
-        branches = Branches((first, second), (outputs[0], outputs[1]))
+        branches = Branches(condition, (first, second), (outputs[0], outputs[1]))
         written = tuple(self.slot(name) for name in call.outputs)
         return Step(call.entry.function, (condition, *sorted(read)), written, (), call.label, branches)
+
+    def looping(self, call: Call, body: Branch) -> Step:
+        """A ``Loop``: what is known when it starts may be known in every round, so that counting stays with numbers."""
+        given = call.inputs[: len(body.inputs)]
+        arriving = tuple(self.arrival(name, "value")[1] for name in given)
+        known = [name in self.maybe_known or self.is_small_constant(name) for name in given]
+        self.maybe_known.update(name for name, maybe in zip(body.inputs, [True, True, *known[2:]], strict=True) if maybe)
+        inputs = tuple(self.slot(name) for name in body.inputs)
+        steps = [self.step(inner) for inner in body.calls]
+        outputs = tuple(self.arrival(name, "value")[1] for name in body.outputs)
+        self.maybe_known.update(name for name, maybe in zip(call.outputs, known[2:], strict=False) if maybe)
+        read = {slot for step in steps for slot in step.inputs} | set(outputs)
+        written = tuple(self.slot(name) for name in call.outputs)
+        loop = Loop(steps, arriving, inputs, outputs)
+        return Step(call.entry.function, (*arriving, *sorted(read)), written, (), call.label, loop)
 
     def shape_rule(self, call: Call) -> Callable[..., Any] | None:
         """The rule for known values, where every input may be known and one of them only when the graph runs."""

@@ -1,7 +1,7 @@
 """The plan of a graph: what is a weight, what a constant, and which functions run in which order.
 
 Constants are folded here, once. An ``If`` whose condition is constant is replaced by the branch that it takes; any
-other keeps both, and chooses while the graph runs.
+other keeps both, and chooses while the graph runs. A ``Loop`` keeps its body.
 """
 
 from __future__ import annotations
@@ -42,15 +42,19 @@ class Call:
     inputs: list[str]
     outputs: list[str]
     label: str
-    branches: tuple[Branch, Branch] | None = None
+    branches: tuple[Branch, ...] = ()
 
 
 @dataclass
 class Branch:
-    """One side of an ``If``: its calls, which read and make values beside those of the graph, and what it answers."""
+    """One side of an ``If``, or the body of a ``Loop``: its calls, which read and make values beside those of the graph.
+
+    What it answers are its outputs; only a body has inputs.
+    """
 
     calls: list[Call]
     outputs: list[str]
+    inputs: list[str]
 
 
 @dataclass
@@ -149,18 +153,21 @@ class _Planner:
             self.add_tensor(sparse.values.name, read_sparse(sparse))
 
     def branch(self, node: NodeProto, side: str) -> Branch:
-        """The calls of a branch; its names are made distinct, since both sides may use the same ones."""
+        """The calls of a branch or a body; its names are made distinct, since others may use the same ones."""
         graph = next(attribute.g for attribute in node.attribute if attribute.name == side)
         outer_calls, outer_aliases, outer_path = self.plan.calls, dict(self.aliases), self.path
         self.path = (*outer_path, node.output[0], side)
         self.plan.calls = []
-        made = [tensor.name for tensor in graph.initializer] + [name for node in graph.node for name in node.output if name]
+        own = [value.name for value in graph.input]
+        made = [*own, *(tensor.name for tensor in graph.initializer), *(name for n in graph.node for name in n.output if name)]
         self.branch_count += 1
         self.aliases.update({name: f"{name}@{self.branch_count}" for name in made if name in self.defined})
         self.add_initializers(graph)
+        inputs = [self.resolve(name) for name in own]
+        self.defined.update(inputs)
         for node in graph.node:
             self.add_node(node, graph)
-        found = Branch(self.plan.calls, [self.resolve(output.name) for output in graph.output])
+        found = Branch(self.plan.calls, [self.resolve(output.name) for output in graph.output], inputs)
         self.plan.calls, self.aliases, self.path = outer_calls, outer_aliases, outer_path
         self.defined.update(made)  # the other branch must not take these names for its own
         return found
@@ -272,21 +279,37 @@ def _if(planner: _Planner, node: NodeProto, inputs: list[str]) -> bool:
         planner.plan.calls += taken.calls
         planner.aliases.update(zip(node.output, taken.outputs, strict=True))
         return True
-    branches = (planner.branch(node, "then_branch"), planner.branch(node, "else_branch"))
+    _nest(planner, node, inputs, (planner.branch(node, "then_branch"), planner.branch(node, "else_branch")))
+    return True
+
+
+def _loop(planner: _Planner, node: NodeProto, inputs: list[str]) -> bool:
+    """The body, which runs while its condition holds."""
+    body = planner.branch(node, "body")
+    if len(body.inputs) != len(inputs) or len(body.outputs) != len(node.output) + 1:
+        raise ModelRefused(
+            f"{described(node)} has {len(inputs)} inputs and {len(node.output)} outputs, and its body {len(body.inputs)} and "
+            f"{len(body.outputs)}: the file is damaged, export it again"
+        )
+    _nest(planner, node, inputs, (body,))
+    return True
+
+
+def _nest(planner: _Planner, node: NodeProto, inputs: list[str], branches: tuple[Branch, ...]) -> None:
+    """Add a node with graphs inside; all that they read is among its inputs, which keeps it alive."""
     read = [name for branch in branches for call in branch.calls for name in call.inputs]
     answers = [name for branch in branches for name in branch.outputs]
-    entry = Entry("If", _chosen, 1, None)
-    planner.plan.calls.append(
-        Call(entry, {}, [inputs[0], *read, *answers], [planner.resolve(name) for name in node.output], described(node), branches)
-    )
-    return True
+    entry, made = Entry(node.op_type, _chosen, 1, None), [planner.resolve(name) for name in node.output]
+    planner.plan.calls.append(Call(entry, {}, [*inputs, *read, *answers], made, described(node), branches))
 
 
 def _chosen(condition: Tensor) -> Tensor:
     return condition
 
 
-_SPECIAL: dict[str, Callable[[_Planner, NodeProto, list[str]], bool]] = {"Constant": _constant, "Identity": _identity, "If": _if}
+_SPECIAL: dict[str, Callable[[_Planner, NodeProto, list[str]], bool]] = {
+    "Constant": _constant, "Identity": _identity, "If": _if, "Loop": _loop,
+}  # fmt: skip
 
 
 def _consumers(graph: GraphProto) -> dict[str, list[tuple[str, int]]]:
