@@ -18,7 +18,7 @@ def _columns(tensors: Sequence[Tensor], kinds: int) -> list[tuple[Tensor, ...]]:
     return [tuple(tensors[kind * count + number] for kind in range(kinds)) for number in range(count)]
 
 
-def _rows(columns: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def _rows(columns: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """The results kind by kind, as the node gives them back."""
     return tuple(tensor for kind in zip(*columns, strict=True) for tensor in kind)
 
