@@ -46,6 +46,9 @@ from lissom.train.distill import Distill
 from lissom.train.finetune import Finetune, Optimizer
 from lissom.train.losses import default_loss
 
+CACHE = ROOT / "bench" / "cache" / "structured"
+"""What a stopped run goes on from: pruned networks, and training by the epoch."""
+
 FACTORS, SEEDS = (1.5, 3.0), (0, 1, 2)
 TRAIN, VALIDATION, CALIBRATION = 20_000, 2_000, 512
 FINETUNE = Finetune(
@@ -58,19 +61,23 @@ FINETUNE = Finetune(
 
 
 class Augmented:
-    """Images [N, 32, 32, 3], flipped and shifted by up to four pixels at random each time they are fetched."""
+    """Images [N, 32, 32, 3], flipped and shifted by up to four pixels at random.
+
+    The changes follow from the seed and the batch, so a training that was stopped goes on with the same.
+    """
 
     def __init__(self, plain: Arrays, seed: int) -> None:
-        self.plain, self.random = plain, np.random.default_rng(seed)
+        self.plain, self.seed = plain, seed
 
     def __len__(self) -> int:
         return len(self.plain)
 
     def fetch(self, numbers: Any) -> Any:
         """These images, each changed anew, and their classes."""
+        random = np.random.default_rng((self.seed, *map(int, numbers[:8])))
         images = np.pad(self.plain.inputs[0][numbers], ((0, 0), (4, 4), (4, 4), (0, 0)), mode="reflect")
         moved = np.empty((len(images), 32, 32, 3), np.uint8)
-        for number, (top, left, flip) in enumerate(zip(*self.random.integers(0, (9, 9, 2), (len(images), 3)).T, strict=True)):
+        for number, (top, left, flip) in enumerate(zip(*random.integers(0, (9, 9, 2), (len(images), 3)).T, strict=True)):
             image = images[number, top : top + 32, left : left + 32]
             moved[number] = image[:, ::-1] if flip else image
         return Arrays((moved,), self.plain.targets[numbers], self.plain.preprocess).fetch(range(len(moved)))
@@ -168,13 +175,20 @@ TOOLS: dict[str, Callable[[Network, float, Job], Network]] = {"lissom": by_lisso
 
 @functools.cache
 def pruned_by(tool: str, factor: float, seed: int, *, quick: bool) -> tuple[Network, Network, Job]:
-    """The original, what one tool makes of it before training, and the job; both rows of a seed are made from it."""
+    """The original, what one tool makes of it before training, and the job; kept, so that both rows of a seed are of one."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     network = original()
     job = make_job(seed, network.preprocess or Preprocess(), quick=quick)
-    job = dataclasses.replace(job, teacher=network)
-    return network, TOOLS[tool](network, factor, job), job
+    folder = CACHE / f"{tool}-{factor}-{seed}{'-quick' * quick}"
+    job = dataclasses.replace(job, teacher=network, checkpoints=folder)
+    kept = folder / "pruned.pt"
+    if kept.exists():
+        return network, dataclasses.replace(network, module=torch.load(kept, weights_only=False)), job
+    pruned = TOOLS[tool](network, factor, dataclasses.replace(job, checkpoints=None))
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(pruned.module, kept)
+    return network, pruned, job
 
 
 def make_row(tool: str, factor: float, seed: int, *, train: bool, quick: bool) -> dict[str, Any]:
@@ -199,7 +213,7 @@ def make_row(tool: str, factor: float, seed: int, *, train: bool, quick: bool) -
 
 def kept_file(factor: float, seed: int) -> Path:
     """Where the network of a trained row of lissom stands as a float ONNX file."""
-    return Path(ROOT / "bench" / "cache" / "structured" / f"{factor}-{seed}.onnx")
+    return CACHE / f"{factor}-{seed}.onnx"
 
 
 def time_row(factor: float, seed: int) -> dict[str, Any]:
