@@ -36,9 +36,12 @@ class Bench:
     def __init__(self, name: str, figures: Callable[[list[dict[str, Any]]], dict[str, float | None]], *, quick: bool) -> None:
         self.name, self.figures, self.quick = name, figures, quick
         self.path = ROOT / "bench" / "results" / f"{name}{'.quick' if quick else ''}.json"
-        stands = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() and not quick else {}
-        self.rows: list[dict[str, Any]] = stands.get("rows", [])
-        self.seconds: float = stands.get("seconds", 0.0)
+        self.rows: list[dict[str, Any]] = self._stands().get("rows", [])
+        self.seconds: float = self._stands().get("seconds", 0.0)
+
+    def _stands(self) -> dict[str, Any]:
+        """What the file holds now."""
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() and not self.quick else {}
 
     def row(self, key: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The row known by ``key``: read back where it stands, else made and kept at once."""
@@ -55,7 +58,8 @@ class Bench:
         return made
 
     def save(self) -> dict[str, float | None]:
-        """Write all rows and the figures that follow from them."""
+        """Write all rows and the figures that follow from them; rows that another run has added meanwhile stay."""
+        self.rows += [row for row in self._stands().get("rows", []) if row not in self.rows]
         figures = self.figures(self.rows)
         write_json(
             self.path,

@@ -5,15 +5,20 @@ NNCF_PYTHON names the interpreter of an environment with nncf and onnx; where th
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
+import resource
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lissom.deploy import Deploy, deploy
 from lissom.network import Network
 
 Array = npt.NDArray[Any]
@@ -37,25 +42,56 @@ class Reader:
         return {name: part[number : number + 1] for name, part in zip(self.names, self.samples, strict=True)}
 
 
-def by_onnxruntime(source: Path, network: Network, samples: tuple[Array, ...], folder: Path) -> dict[str, bytes]:
+@dataclass(frozen=True)
+class Made:
+    """A quantized file, and the CPU seconds that it took to make."""
+
+    file: Path
+    seconds: float
+
+
+def kept(out: Path, make: Callable[[], Any]) -> Made:
+    """What stands from a run that was stopped, else made now: ``make`` writes the file ``out``."""
+    note = out.with_suffix(".seconds")
+    if not note.exists():
+        began = _cpu_seconds()
+        make()
+        note.write_text(f"{_cpu_seconds() - began:.1f}", encoding="utf-8")
+    return Made(out, float(note.read_text(encoding="utf-8")))
+
+
+def _cpu_seconds() -> float:
+    """Of this process, and of those that it waited for."""
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, kinds))
+
+
+PRODUCTS = {"op_types_to_quantize": ["MatMul", "Gemm", "Gather"]}
+
+
+def by_onnxruntime(kind: str, source: Path, network: Network, samples: tuple[Array, ...], folder: Path) -> dict[str, Made]:
     """quantize_static after its own preparation: integer types, granularity, and range methods."""
     from onnxruntime import quantization as q
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = folder / "prepared.onnx"
-    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-    files = {}
-    for types in ("U8S8", "S8S8"):
-        for method in ("MinMax", "Percentile"):
-            out = folder / f"{types}-{method}.onnx"
-            q.quantize_static(
-                str(prepared), str(out), Reader(network.input_names, samples), quant_format=q.QuantFormat.QDQ, per_channel=True,
-                activation_type=q.QuantType.QUInt8 if types[0] == "U" else q.QuantType.QInt8, weight_type=q.QuantType.QInt8,
-                calibrate_method=getattr(q.CalibrationMethod, method),
-                extra_options={"ActivationSymmetric": types[0] == "S", "CalibPercentile": 99.99},
-            )  # fmt: skip
-            files[f"onnxruntime {types} {method}"] = out.read_bytes()
-    return files
+    if not prepared.exists():
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+
+    def quantize(types: str, method: str, out: Path) -> None:
+        extra = {"ActivationSymmetric": types[0] == "S", "CalibPercentile": 99.99, "MatMulConstBOnly": kind == "minilm"}
+        q.quantize_static(
+            str(prepared), str(out), Reader(network.input_names, samples), quant_format=q.QuantFormat.QDQ,
+            per_channel=True, activation_type=q.QuantType.QUInt8 if types[0] == "U" else q.QuantType.QInt8,
+            weight_type=q.QuantType.QInt8, calibrate_method=getattr(q.CalibrationMethod, method), extra_options=extra,
+            **(PRODUCTS if kind == "minilm" else {}),
+        )  # fmt: skip
+
+    made = {}
+    for types, method in itertools.product(("U8S8", "S8S8"), ("MinMax", "Percentile")):
+        out = folder / f"onnxruntime-{types}-{method}.onnx"
+        made[out.stem] = kept(out, functools.partial(quantize, types, method, out))
+    return made
 
 
 NNCF = """
@@ -70,20 +106,24 @@ onnx.save(model, out)
 """
 
 
-def by_nncf(kind: str, source: Path, network: Network, samples: tuple[Array, ...], folder: Path) -> dict[str, bytes]:
-    """nncf.quantize on the ONNX file, with its quick and its accurate bias correction."""
+def by_nncf(kind: str, network: Network, samples: tuple[Array, ...], folder: Path) -> dict[str, Made]:
+    """nncf.quantize on an ONNX file of operator set 18, with its quick and its accurate bias correction.
+
+    Of MiniLM in operator set 21, it writes a file that ONNX Runtime 1.32 does not open.
+    """
     if not Path(NNCF_PYTHON).exists():
         return {}
-    np.savez(folder / "inputs.npz", **dict(zip(network.input_names, samples, strict=True)))
-    files = {}
-    for bias in ("fast", "accurate"):
-        out = folder / f"nncf-{bias}.onnx"
-        done = subprocess.run(
-            [NNCF_PYTHON, "-c", NNCF, str(source), str(folder / "inputs.npz"), str(out), kind, bias],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode == 0:
-            files[f"nncf {bias}"] = out.read_bytes()
-        else:
+    source, inputs = folder / "nncf-source.onnx", folder / "inputs.npz"
+    if not inputs.exists():
+        deploy(network, Deploy(opset=18)).save(source)
+        np.savez(inputs, **dict(zip(network.input_names, samples, strict=True)))
+
+    def quantize(bias: str, out: Path) -> None:
+        command = [NNCF_PYTHON, "-c", NNCF, str(source), str(inputs), str(out), kind, bias]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
             print("nncf:", done.stderr.strip().splitlines()[-1:], flush=True)
-    return files
+
+    outs = {bias: folder / f"nncf-{bias}.onnx" for bias in ("fast", "accurate")}
+    found = [kept(out, functools.partial(quantize, bias, out)) for bias, out in outs.items()]
+    return {made.file.stem: made for made in found if made.file.exists()}

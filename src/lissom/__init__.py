@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 _ROOMS = {
+    "CorrectBias": "quantize.biases",
     "Data": "data",
     "Deploy": "deploy",
     "Distill": "train.distill",

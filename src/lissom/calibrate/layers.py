@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy as copying
 import math
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,25 @@ from lissom.graph.capture import export
 from lissom.graph.rules import operator_name
 from lissom.network import Network
 
-__all__ = ["Layer", "Walk"]
+__all__ = ["Layer", "Walk", "layer_of"]
 
 Value = Any
 TURNS = frozenset({"t", "transpose", "permute", "numpy_T"})
 """Operators that only turn a weight's axes."""
+
+ACTIVATIONS = frozenset({
+    "relu", "relu6", "clamp", "hardtanh", "leaky_relu", "elu", "gelu", "silu", "mish", "hardswish", "hardsigmoid", "sigmoid",
+    "tanh", "softplus",
+})  # fmt: skip
+"""Operators that give for each number another, by themselves."""
+
+CLIPS: dict[str, Callable[..., tuple[float, float]]] = {
+    "relu": lambda: (0.0, math.inf),
+    "relu6": lambda: (0.0, 6.0),
+    "hardtanh": lambda low=-1.0, high=1.0: (low, high),
+    "clamp": lambda low=None, high=None: (-math.inf if low is None else low, math.inf if high is None else high),
+}
+"""Operators that clip, and where."""
 
 
 @dataclass
@@ -95,12 +110,37 @@ class Layer:
 
     def outputs(self, batch: int, chosen: Tensor) -> Tensor:
         """What the call gives at these positions: [groups, positions, outputs of a group]."""
-        y: Tensor = self.walk.compute(self.node, batch)
-        flat = y.movedim(1, -1) if self.is_convolution else y
+        return self._picked(self.walk.compute(self.node, batch), chosen)
+
+    def activation(self) -> Callable[[Tensor], Tensor] | None:
+        """The activation that alone reads the outputs, number by number; None where none does."""
+        reader = _only_reader(self.node)
+        if reader is None or operator_name(reader.target) not in ACTIVATIONS:
+            return None
+        return lambda values: self.walk.run(reader, {self.node: values}, 0)
+
+    def normal_inputs(self) -> tuple[Tensor, Tensor, float, float] | None:
+        """What the normalisation before a layer says of its inputs; None where there is none.
+
+        Returns:
+            Mean and deviation of each channel, and the ends that an activation clips them to.
+        """
+        source, low, high = self.node.args[0], -math.inf, math.inf
+        if isinstance(source, fx.Node) and operator_name(source.target) in CLIPS:
+            low, high = CLIPS[operator_name(source.target)](*source.args[1:])
+            source = source.args[0]
+        # The call that normalises gives its statistics, too: its first value is what is read.
+        source = source.args[0] if isinstance(source, fx.Node) and source.target is operator.getitem else source
+        if not isinstance(source, fx.Node) or not _normalises(source):
+            return None
+        gain, offset = (self.walk.constants.get(node) for node in source.args[1:3])  # type: ignore[arg-type]
+        return None if gain is None or offset is None else (offset, gain, low, high)
+
+    def _picked(self, y: Tensor, chosen: Tensor) -> Tensor:
         if self.is_convolution:
-            places = torch.unravel_index(chosen, flat.shape[:-1])
-            return flat[places].reshape(len(chosen), self.groups, -1).transpose(0, 1)
-        return flat.reshape(-1, flat.shape[-1])[chosen][None]
+            flat = y.movedim(1, -1)
+            return flat[torch.unravel_index(chosen, flat.shape[:-1])].reshape(len(chosen), self.groups, -1).transpose(0, 1)
+        return y.reshape(-1, y.shape[-1])[chosen][None]
 
     @property
     def is_convolution(self) -> bool:
@@ -189,9 +229,15 @@ class Walk:
         """The value of a node in a batch, from those that it reads."""
         values = self.values[batch]
         if node not in values:
-            read = fx.map_arg((node.args, node.kwargs), lambda source: self._value(source, values))
-            values[node] = node.target(*read[0], **read[1])  # type: ignore[operator]
+            values[node] = self.run(node, values, batch)
         return values[node]
+
+    @torch.no_grad()
+    def run(self, node: fx.Node, values: Mapping[fx.Node, Value], batch: int) -> Value:
+        """What a node gives on these values, and on those of the batch that are not among them."""
+        standing = self.values[batch]
+        read = fx.map_arg((node.args, node.kwargs), lambda source: values.get(source, self._value(source, standing)))
+        return node.target(*read[0], **read[1])  # type: ignore[operator]
 
     def replace(self, name: str, value: Tensor) -> None:
         """Let what follows compute with another tensor in the place of the parameter or buffer ``name``."""
@@ -212,8 +258,8 @@ class Walk:
         """The shape of a weight as a call takes it."""
         return tuple(self.turned(node, self.constants[self._parameter(node)]).shape)  # type: ignore[index]
 
-    def _value(self, node: fx.Node, values: dict[fx.Node, Value]) -> Value:
-        return self.constants[node] if node in self.constants else values[node]
+    def _value(self, node: fx.Node, values: Mapping[fx.Node, Value]) -> Value:
+        return self.constants[node] if node in self.constants else values.get(node)
 
     def _forget(self, node: fx.Node) -> None:
         for user in node.users:
@@ -246,10 +292,8 @@ class Walk:
 
     def _centre(self, node: fx.Node) -> str | None:
         """The running mean of the batch-norm that alone reads ``node``."""
-        users = list(node.users)
-        if len(users) != 1 or operator_name(users[0].target) != "batch_norm":
-            return None
-        mean = users[0].args[3]
+        reader = _only_reader(node)
+        mean = reader.args[3] if reader is not None and _normalises(reader) else None
         return self.buffers.get(mean) if isinstance(mean, fx.Node) else None
 
     def _added(self, node: fx.Node) -> fx.Node | None:
@@ -263,6 +307,22 @@ class Walk:
 
 _LAYERS = {"linear": 2, "matmul": 2, "mm": 2, "conv1d": 3, "conv2d": 4}
 """Operators that multiply by a weight, and the axes of the weight."""
+
+
+def layer_of(name: str, layers: Iterator[Layer]) -> Layer:
+    """The next layer with this weight; two walks of the same network meet their layers in the same order."""
+    for layer in layers:
+        if layer.name == name:
+            return layer
+    raise AssertionError(f"the other network has no layer {name}")
+
+
+def _normalises(node: fx.Node) -> bool:
+    return node.op == "call_function" and operator_name(node.target) == "batch_norm"
+
+
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def _last_readers(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:

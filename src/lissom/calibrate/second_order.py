@@ -17,12 +17,18 @@ from torch.nn import functional as F
 
 from lissom.calibrate.layers import Layer
 
-__all__ = ["ROUNDINGS", "Lattice", "Statistics", "adaround", "gptq", "nearest", "refitted", "statistics"]
+__all__ = ["ROUNDINGS", "Lattice", "Statistics", "adaround", "gptq", "mean_error", "nearest", "refitted", "statistics"]
 
 ROWS_PER_UNKNOWN = 8
 LEAST_ROWS = 4096
 DAMPING = 0.01
 """Added to the diagonal of H, relative to its mean (GPTQ's choice)."""
+
+AVERAGED = 2**15
+"""Positions that mean errors are taken over, at most."""
+
+RARE = 64
+"""Positions of no error that are counted with each output: what is hardly ever felt says little."""
 
 FLOOR = 1e-3
 """Variance that every input is taken to have, relative to the mean square of the inputs."""
@@ -68,6 +74,30 @@ def statistics(layer: Layer, wanted: Layer, seed: int = 0) -> Statistics:
         mean,
         answer,
     )
+
+
+def mean_error(layer: Layer, wanted: Layer, seed: int = 0) -> Tensor:
+    """The shift of each output that brings what is read of it nearest to what is wanted: float64 [outputs].
+
+    Without an activation that is the mean of what is lacking. Behind one, it is a Gauss-Newton step on the squared error of
+    the activated values: the mean of what an activation cuts off says nothing, and matching that, too, would move what it lets
+    through. The slope is taken over an interval of the typical error.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batches = len(layer.walk.values)
+    missing = felt = torch.zeros((), dtype=torch.float64)
+    activation = wanted.activation()
+    for batch in range(batches):
+        chosen = torch.randperm(layer.positions(batch), generator=generator)[: AVERAGED // batches + 1]
+        expected, got = wanted.outputs(batch, chosen), layer.outputs(batch, chosen)
+        gap, slope = expected - got, torch.ones_like(got)
+        if activation is not None:
+            step = gap.square().mean(1, keepdim=True).sqrt().clamp(min=1e-3 * float(got.abs().mean()) + 1e-12)
+            slope = (activation(got + step) - activation(got - step)) / (2 * step)
+            gap = activation(expected) - activation(got)
+        missing = missing + (gap * slope).double().sum(1).flatten()
+        felt = felt + slope.square().double().sum(1).flatten()
+    return missing / (felt + RARE)
 
 
 def refitted(rows: Tensor, found: Statistics, ridge: float) -> Tensor:

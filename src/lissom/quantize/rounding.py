@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import torch
@@ -11,13 +10,14 @@ from torch import Tensor
 
 from lissom import edits
 from lissom.calibrate.inputs import calibration_inputs
-from lissom.calibrate.layers import Layer, Walk
-from lissom.calibrate.second_order import ROUNDINGS, Lattice, refitted, statistics
+from lissom.calibrate.layers import Layer, Walk, layer_of
+from lissom.calibrate.second_order import ROUNDINGS, Lattice, mean_error, refitted, statistics
 from lissom.deploy.quantized_graph import float_twin, is_quantized_graph
 from lissom.grids import Affine
 from lissom.grids.cells import Cells, spread
 from lissom.job import Job, Step, step
 from lissom.network import Network
+from lissom.quantize.biases import add_to_outputs
 from lissom.quantize.channels import bits_of, output_axis
 
 __all__ = ["BATCH", "RoundWeights"]
@@ -53,7 +53,7 @@ class RoundWeights(Step):
     bits: Annotated[int, Ge(2), Le(8)] = 4
     method: Literal["gptq", "adaround", "nearest"] = "gptq"
     granularity: Literal["channel"] | Annotated[int, Ge(1)] = "channel"
-    ridge: Annotated[float, Gt(0)] | None = 0.1
+    ridge: Annotated[float, Gt(0)] | None = 1.0
     samples: Annotated[int, Ge(1)] = 128
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class RoundWeights(Step):
         done: set[str] = set()
         with job.progress.task("rounding", len(names)) as task:
             for layer in walk.layers():
-                wanted = _same(layer, reference)
+                wanted = layer_of(layer.name, reference)
                 if layer.name in names - standing - done:
                     job.check_time()
                     self._round(rounded, layer, wanted)
@@ -94,17 +94,10 @@ class RoundWeights(Step):
         grid = self._grid(layer.weight(target, weight), layer.weight(energy, weight), output_axis(module, layer.name), bits)
         lattice = Lattice(layer.rows(spread(grid.scale, weight).expand_as(weight)), grid.lowest, grid.highest, kept)
         values = layer.weight(ROUNDINGS[self.method](target, found.covariance, lattice), weight)
-        latent = edits.latent(module, layer.name)
-        with torch.no_grad():
-            latent.copy_(values)
+        edits.latent(module, layer.name).data = values  # not in the old memory, with which the float network is walked
         edits.attach(module, layer.name, grid=grid)
         layer.walk.replace(layer.name, edits.value(module, layer.name))
-        if layer.bias is not None and edits.edit_of(module, layer.bias) is None:
-            bias = edits.latent(module, layer.bias)
-            with torch.no_grad():
-                left = found.answer - (layer.rows(values).double() @ found.mean[:, :, None]).squeeze(2)
-                bias.copy_(left.flatten() + (bias if layer.bias_comes_after else 0))
-            layer.walk.replace(layer.bias, bias.detach())
+        add_to_outputs(module, layer, mean_error(layer, wanted))
 
     def _grid(self, weight: Tensor, energy: Tensor, axis: int, bits: int) -> Affine:
         """The grid whose scales give the least squared error, each weight's counted by the energy of its input."""
@@ -119,11 +112,3 @@ class RoundWeights(Step):
             error = cells.fold(cells.rows(gap).sum(1), weight)
             best, least = torch.where(error < least, fraction, best), torch.minimum(error, least)
         return Affine(whole.scale * best, whole.zero_point, whole.lowest, whole.highest)
-
-
-def _same(layer: Layer, reference: Iterator[Layer]) -> Layer:
-    """The layer of the same weight in the float network: both run in the same order."""
-    for wanted in reference:
-        if wanted.name == layer.name:
-            return wanted
-    raise AssertionError(f"the float network has no layer {layer.name}")
