@@ -22,6 +22,7 @@ _ROOMS = {
     "EqualizeLayers": "quantize.equalize",
     "Finetune": "train.finetune",
     "Job": "job",
+    "Lighten": "lighten",
     "LissomError": "errors",
     "MixedPrecision": "quantize.mixed",
     "Metric": "measure.metrics",

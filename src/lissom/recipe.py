@@ -130,6 +130,7 @@ def _differs(value: Any, field: dataclasses.Field[Any]) -> bool:
 def import_steps() -> None:
     """Load every room that holds steps, so that recipes find them by name."""
     import lissom.factorize
+    import lissom.lighten
     import lissom.prune.channels
     import lissom.prune.heads
     import lissom.prune.l1

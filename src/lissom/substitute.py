@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Literal
 
 from annotated_types import Gt
 from torch import nn
 
 from lissom import edits
-from lissom.calibrate.batch_norm import BATCH_NORMS
+from lissom.calibrate.batch_norm import BATCH_NORMS, shift_batch_norm
+from lissom.calibrate.inputs import calibration_inputs
+from lissom.calibrate.reconstruction import kept_rows, reconstruct
 from lissom.factorize.fit import Target
 from lissom.factorize.layers import Limit
 from lissom.factorize.ranks import sizes_for
 from lissom.factorize.replacing import Places
 from lissom.graph.groups import Group
 from lissom.job import Job, Step, step
-from lissom.network import Network
+from lissom.network import Network, Slice
 from lissom.prune.channels import PruneChannels, prune
 
 __all__ = ["Substitute", "pair"]
@@ -56,21 +59,36 @@ class Substitute(Step):
         """The lighter network, and in its notes what was left alone and why."""
         if self.kind == "narrow":
             return self._narrowed(network, job)
-        method = "tucker" if self.kind == "bottleneck" else "grouped"
-        places = Places.of(network, job, method, samples=self.samples, include=self.include, exclude=self.exclude)
-        return places.replaced(self._sizes, job)
+        places = Places.of(network, job, self.method, samples=self.samples, include=self.include, exclude=self.exclude)
+        return places.replaced(self.block_for, job)
 
-    def _sizes(self, _: str, layer: nn.Module, target: Target) -> tuple[int, ...]:  # noqa: ARG002 - what Places asks
+    @property
+    def method(self) -> str:
+        """The blocks that the kind is made of: see :data:`lissom.graph.blocks.BLOCKS`."""
+        return "tucker" if self.kind == "bottleneck" else "grouped"
+
+    def block_for(self, _: str, layer: nn.Module, __: Target) -> tuple[str, tuple[int, ...]]:
+        """Method and sizes of the block for one layer."""
         if self.kind == "bottleneck":
-            return sizes_for(layer, "tucker", self.ratio)
-        return _separable(layer, self.ratio) if self.kind == "separable" else _grouped(layer, self.ratio)
+            return self.method, sizes_for(layer, "tucker", self.ratio)
+        return self.method, _separable(layer, self.ratio) if self.kind == "separable" else _grouped(layer, self.ratio)
 
     def _narrowed(self, network: Network, job: Job) -> Network:
-        """The network with fewer channels between pairs of layers: a case of pruning channels."""
+        """The network with fewer channels between pairs of layers: a case of pruning channels.
+
+        The layer that lost inputs is refitted to the answers that it gave before; so nothing moves outside the pair.
+        """
         chosen = set(edits.selected(network.module, self.include, self.exclude))
-        how = PruneChannels(ratio=1 - self.ratio, scope="group", samples=self.samples)
+        how = PruneChannels(ratio=1 - self.ratio, scope="group", importance="taylor", reconstruct=False, samples=self.samples)
         made = prune(how, network, job, lambda _, found: [each for each in found if (pair(network, each) or ("",))[0] in chosen])
-        return made if len(made.slices) > len(network.slices) else made.noting("no pair of layers could be made narrower")
+        lost = [edit for edit in made.slices[len(network.slices) :] if isinstance(edit, Slice)]
+        if not lost:
+            return made.noting("no pair of layers could be made narrower")
+        inputs = calibration_inputs(network, job, self.samples)
+        readers = {edit.tensor.rpartition(".")[0] for edit in lost if edit.axis == 1}
+        reconstruct(made, network, inputs, job.check_time, only=readers)
+        shift_batch_norm(made.module, network.module, inputs, kept_rows(network, made))
+        return made.noting(*_narrowed_to(network, made, readers))
 
 
 def _separable(layer: Any, ratio: float) -> tuple[int, ...]:
@@ -90,15 +108,32 @@ def _grouped(layer: Any, ratio: float) -> tuple[int, ...]:
     return next(meeting, possible[-1]), units
 
 
+def _narrowed_to(network: Network, made: Network, readers: Collection[str]) -> Iterator[str]:
+    """What became of each narrower pair, in words, by the layer that reads it."""
+    for path in sorted(readers):
+        reads: list[Any] = [each.module.get_submodule(path) for each in (network, made)]
+        before, after = (layer.weight.shape[1] for layer in reads)
+        yield f"{path} reads {after} of the {before} channels that it read"
+
+
 def pair(network: Network, group: Group) -> tuple[str, ...]:
-    """The two plain layers, by their weights, between which the group's channels run; empty for any other group."""
-    plain = (nn.Linear, nn.Conv1d, nn.Conv2d)
-    owners = {member.axis: member.tensor for member in group.members if _kind(network, member.tensor) in plain}
-    others = {_kind(network, member.tensor) for member in group.members} - {*plain, *BATCH_NORMS}
+    """The two plain layers, by their weights, between which the group's channels run; empty for any other group.
+
+    Between the two there may be batch norms and depthwise kernels, which go with their channels.
+    """
+    plain = {member.tensor for member in group.members if _is_plain(network, member.tensor)}
+    owners = {member.axis: member.tensor for member in group.members if member.tensor in plain}
     matrices = tuple(owners.get(axis, "") for axis in (0, 1))
-    count = len({member.tensor.rpartition(".")[0] for member in group.members if _kind(network, member.tensor) in plain})
-    return matrices if all(matrices) and count == 2 and not others else ()
+    count = len({tensor.rpartition(".")[0] for tensor in plain})
+    others = {member.tensor for member in group.members} - plain
+    goes_along = all(isinstance(_layer(network, tensor), (*BATCH_NORMS, nn.Conv1d, nn.Conv2d)) for tensor in others)
+    return matrices if all(matrices) and count == 2 and goes_along else ()
 
 
-def _kind(network: Network, tensor: str) -> type[nn.Module]:
-    return type(network.module.get_submodule(tensor.rpartition(".")[0]))
+def _is_plain(network: Network, tensor: str) -> bool:
+    layer: Any = _layer(network, tensor)
+    return type(layer) in (nn.Linear, nn.Conv1d, nn.Conv2d) and getattr(layer, "groups", 1) == 1
+
+
+def _layer(network: Network, tensor: str) -> nn.Module:
+    return network.module.get_submodule(tensor.rpartition(".")[0])

@@ -18,7 +18,8 @@ from lissom.graph.capture import capture
 from lissom.job import Job
 from lissom.measure.metrics import default_metric
 from lissom.network import Network
-from lissom.search.library import Library, variants
+from lissom.search.library import Library
+from lissom.search.variants import variants
 from lissom.train.losses import default_loss
 
 

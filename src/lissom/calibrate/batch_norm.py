@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lissom import edits
 from lissom.networks.keras import KerasModule
 
-__all__ = ["recalibrate_batch_norm"]
+__all__ = ["recalibrate_batch_norm", "shift_batch_norm"]
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -37,7 +38,7 @@ def recalibrate_batch_norm(module: nn.Module, batches: Iterable[tuple[Tensor, ..
     """
     if isinstance(module, KerasModule):
         return _recalibrate_keras(module, batches)
-    layers = [part for part in module.modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats]
+    layers = list(_layers(module).values())
     if not layers:
         return 0
     training = {part: part.training for part in module.modules()}
@@ -58,6 +59,57 @@ def recalibrate_batch_norm(module: nn.Module, batches: Iterable[tuple[Tensor, ..
         for part, was_training in training.items():
             part.training = was_training
     return len(layers)
+
+
+def shift_batch_norm(
+    module: nn.Module,
+    original: nn.Module,
+    batches: Sequence[tuple[Tensor, ...]],
+    kept: Mapping[str, Sequence[int]] | None = None,
+) -> int:
+    """Move the running statistics by what the edits since ``original`` moved them on ``batches``, in place.
+
+    A few calibration batches differ from all the (augmented) data of training, and plain recalibration puts that
+    difference into every layer. Here it cancels: a network without edits stays as it is, to the bit.
+
+    Args:
+        module: The edited network, with the original's statistics.
+        original: The network before the edits.
+        batches: Inputs of each batch.
+        kept: Of sliced statistics (``"path.running_mean"``), which of the original's positions are left.
+
+    Returns:
+        How many layers there are.
+
+    Example:
+        >>> layer = nn.BatchNorm1d(1)
+        >>> shift_batch_norm(layer, layer, [(torch.tensor([[1.0], [3.0]]),)])
+        1
+        >>> layer.running_mean.item(), layer.running_var.item()
+        (0.0, 1.0)
+    """
+    layers = _layers(module)
+    if isinstance(module, KerasModule) or not layers:
+        return recalibrate_batch_norm(module, batches)
+    standing = {path: (layer.running_mean.clone(), layer.running_var.clone()) for path, layer in layers.items()}
+    reference = edits.copy_module(original)
+    recalibrate_batch_norm(reference, batches)
+    recalibrate_batch_norm(module, batches)
+    before = _layers(reference)
+    for path, layer in layers.items():
+        if path not in before:
+            continue
+        places = (kept or {}).get(f"{path}.running_mean", range(before[path].num_features))
+        if len(places) == layer.num_features:
+            mean, variance = (each[list(places)] for each in (before[path].running_mean, before[path].running_var))
+            layer.running_mean.add_(standing[path][0] - mean)
+            layer.running_var.mul_(standing[path][1] / variance.clamp(min=1e-12))
+    return len(layers)
+
+
+def _layers(module: nn.Module) -> dict[str, Any]:
+    """The layers that keep running statistics, by path."""
+    return {path: part for path, part in module.named_modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats}
 
 
 def _recalibrate_keras(module: KerasModule, batches: Iterable[tuple[Tensor, ...]]) -> int:

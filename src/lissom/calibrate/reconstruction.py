@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from lissom import edits
 from lissom.calibrate.moments import LARGEST, collect, run_order
 from lissom.network import Network, Scale, Slice
 
-__all__ = ["reconstruct"]
+__all__ = ["kept_rows", "reconstruct"]
 
 RIDGE = 1e-3
 """Pull towards the weights that stand, relative to the mean square of the inputs."""
@@ -33,6 +33,7 @@ def reconstruct(
     original: Network,
     batches: Sequence[tuple[Tensor, ...]],
     check_time: Callable[[], None] = lambda: None,
+    only: Collection[str] | None = None,
 ) -> tuple[str, ...]:
     """Refit the linear and convolutional layers of ``pruned.module`` in place, in the order in which they run.
 
@@ -46,14 +47,15 @@ def reconstruct(
         original: The network before pruning.
         batches: Inputs of calibration samples; a few hundred samples are enough.
         check_time: Called before each layer; what it raises ends the work.
+        only: Paths of the layers that may be refitted; None for all.
 
     Returns:
         Paths of the layers that were refitted.
     """
-    kept = _kept_rows(original, pruned)
+    kept = kept_rows(original, pruned)
     scaled = {edit.tensor.rpartition(".")[0] for edit in pruned.slices[len(original.slices) :] if isinstance(edit, Scale)}
     called = set(run_order(original, batches[0])) - scaled
-    order = [path for path in run_order(pruned, batches[0]) if path in called]
+    order = [path for path in run_order(pruned, batches[0]) if path in called and (only is None or path in only)]
     layers = _layers(pruned.module, kept, order)
     was_training = pruned.module.training
     pruned.module.eval()
@@ -69,8 +71,8 @@ def reconstruct(
     return tuple(done)
 
 
-def _kept_rows(original: Network, pruned: Network) -> dict[str, tuple[int, ...]]:
-    """For each weight whose first axis was sliced since ``original``: the rows of the original that are left, in order."""
+def kept_rows(original: Network, pruned: Network) -> dict[str, tuple[int, ...]]:
+    """For each tensor whose first axis was sliced since ``original``: the rows of the original that are left, in order."""
     rows: dict[str, tuple[int, ...]] = {}
     for edit in pruned.slices[len(original.slices) :]:
         if isinstance(edit, Slice) and edit.axis == 0:

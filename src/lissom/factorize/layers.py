@@ -71,14 +71,17 @@ class Factorize(Step):
         """The factored network, and in its notes what was left alone and why."""
         places = Places.of(network, job, self.method, samples=self.samples, include=self.include, exclude=self.exclude)
         chosen = self._chosen(places, job)
-        return places.replaced(lambda path, layer, target: self._sizes(layer, target) if chosen is None else chosen[path], job)
+        if chosen is None:
+            return places.replaced(self.block_for, job)
+        return places.replaced(lambda path, *_: (self.method, chosen[path]), job)
 
-    def _sizes(self, layer: nn.Module, target: Target) -> tuple[int, ...]:
+    def block_for(self, _: str, layer: nn.Module, target: Target) -> tuple[str, tuple[int, ...]]:
+        """Method and sizes of the block for one layer, where no limit deals ranks out over all of them."""
         if self.ratio is not None:
-            return sizes_for(layer, self.method, self.ratio)
+            return self.method, sizes_for(layer, self.method, self.ratio)
         if self.energy is not None:
-            return sizes_by_energy(layer, self.method, target, self.energy)
-        return sizes_by_estimate(layer, self.method, target)
+            return self.method, sizes_by_energy(layer, self.method, target, self.energy)
+        return self.method, sizes_by_estimate(layer, self.method, target)
 
     def _chosen(self, places: Places, job: Job) -> dict[str, tuple[int, ...]] | None:
         """Under a limit on all layers together: sizes of each (empty: left whole), or None where there is no such limit."""

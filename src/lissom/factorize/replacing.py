@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lissom import edits
-from lissom.calibrate.batch_norm import recalibrate_batch_norm
+from lissom.calibrate.batch_norm import shift_batch_norm
 from lissom.calibrate.inputs import calibration_inputs
 from lissom.calibrate.moments import collect, run_order, seen
 from lissom.factorize.fit import Target, fit, target_of, weighted_rows
@@ -21,10 +22,10 @@ from lissom.graph.structure import apply_structure
 from lissom.job import Job
 from lissom.network import Network, Replace
 
-__all__ = ["Places", "Sizes"]
+__all__ = ["Blocks", "Places", "no_gain"]
 
-Sizes = Callable[[str, nn.Module, Target], tuple[int, ...]]
-"""From a layer's path, the layer and what a block should compute, to the block's sizes; empty to leave the layer whole."""
+Blocks = Callable[[str, nn.Module, Target], tuple[str, tuple[int, ...]]]
+"""From a layer's path, the layer and what a block should compute, to the block's method and sizes; no sizes leave it whole."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,6 @@ class Places:
 
     Args:
         network: Left as it was.
-        method: Which blocks: see :data:`lissom.graph.blocks.BLOCKS`.
         paths: Of the layers, in the order in which they run.
         left: Of the other layers that were asked for, why each stays.
         inputs: Calibration samples in batches.
@@ -41,7 +41,6 @@ class Places:
     """
 
     network: Network
-    method: str
     paths: tuple[str, ...]
     left: dict[str, str]
     inputs: list[tuple[Tensor, ...]]
@@ -56,14 +55,14 @@ class Places:
         Args:
             network: Where they are.
             job: Brings the calibration data.
-            method: Which blocks.
+            method: Which blocks: see :data:`lissom.graph.blocks.BLOCKS`.
             samples: Calibration samples; 0 fits the weights alone.
             include: Globs of layers or weights; by default every matrix and kernel.
             exclude: Globs of what is left alone.
         """
         inputs = calibration_inputs(network, job, samples or 1)
         paths, left = _replaceable_layers(network, inputs[0], method, include, exclude)
-        return cls(network, method, tuple(paths), left, inputs, samples > 0)
+        return cls(network, tuple(paths), left, inputs, samples > 0)
 
     def layer(self, path: str) -> nn.Module:
         """The layer as it stands in the network."""
@@ -84,36 +83,52 @@ class Places:
         moments = collect((made or self.network).module, self.network.module, path, self.inputs)
         return target_of(layer, moments)
 
-    def replaced(self, sizes_of: Sizes, job: Job) -> Network:
+    def replaced(self, blocks: Blocks, job: Job) -> Network:
         """The network with blocks in these places, one after the other, each fitted to what arrives there by then.
 
         A layer stays, and the notes say why, where its block would not be smaller, or the network would not run with it.
         """
-        made, left, few = edits.copy(self.network), dict(self.left), []
+        made, left, became, few = edits.copy(self.network), dict(self.left), [], []
         with job.progress.task("replacing layers", len(self.paths)) as task:
             for path in self.paths:
                 job.check_time()
-                target = self.target(path, made)
-                sizes = sizes_of(path, self.layer(path), target)
-                made, left[path] = self._replace(made, path, sizes, target)
-                if target.positions is not None and target.positions < max(sizes, default=0):
-                    few.append(f"{path} has {max(sizes)} factors, fitted on {target.positions} positions: give more samples")
+                layer, target = self.layer(path), self.target(path, made)
+                method, sizes = blocks(path, layer, target)
+                left[path] = no_gain(layer, method, sizes)
+                if not left[path]:
+                    fitted, missed = fit(layer, method, sizes, target)
+                    made, left[path] = _put(made, Replace(path, method, sizes), fitted)
+                if not left[path]:
+                    became.append(_became(path, layer, method, fitted, missed))
+                    if target.positions is not None and target.positions < max(sizes):
+                        few.append(f"{path} has {max(sizes)} factors, fitted on {target.positions} positions: give more samples")
                 task.advance(note=path)
         if self.aware:
-            recalibrate_batch_norm(made.module, self.inputs)
-        return made.noting(*(f"{path} was left alone: {why}" for path, why in left.items() if why), *few)
+            shift_batch_norm(made.module, self.network.module, self.inputs)
+        return made.noting(*became, *(f"{path} was left alone: {why}" for path, why in left.items() if why), *few)
 
-    def _replace(self, made: Network, path: str, sizes: tuple[int, ...], target: Target) -> tuple[Network, str]:
-        """The network with the block in place; the network as it was, and why, where it would gain nothing or not run."""
-        if not sizes:
-            return made, "whole it costs least for what it gives"
-        layer = self.layer(path)
-        whole = sum(parameter.numel() for parameter in layer.parameters())
-        smaller = parameters_of(layer, self.method, sizes)
-        if smaller >= whole:
-            return made, f"{self.method} blocks of {sizes} have {smaller:,} parameters, and the layer has {whole:,}"
-        fitted, _ = fit(layer, self.method, sizes, target)
-        return _put(made, Replace(path, self.method, sizes), fitted)
+    def alone(self, path: str, method: str, fitted: nn.Sequential, sizes: tuple[int, ...]) -> tuple[Network, str]:
+        """The network with this one fitted block in place; or the network as it is, and why it would not run so."""
+        made, why = _put(edits.copy(self.network), Replace(path, method, sizes), fitted)
+        if self.aware and not why:
+            shift_batch_norm(made.module, self.network.module, self.inputs)
+        return made, why
+
+
+def no_gain(layer: nn.Module, method: str, sizes: tuple[int, ...]) -> str:
+    """Why a block would gain nothing in the layer's place; empty where it would."""
+    if not sizes:
+        return "whole it costs least for what it gives"
+    whole = sum(parameter.numel() for parameter in layer.parameters())
+    smaller = parameters_of(layer, method, sizes)
+    return "" if smaller < whole else f"{method} blocks of {sizes} have {smaller:,} parameters, and the layer has {whole:,}"
+
+
+def _became(path: str, layer: nn.Module, method: str, made: nn.Sequential, missed: float) -> str:
+    """What took the layer's place, in words."""
+    before, after = (sum(each.numel() for each in part.parameters()) for part in (layer, made))
+    shapes = ", ".join("x".join(map(str, part.weight.shape)) for part in list[Any](made))
+    return f"{path} became {method} blocks ({shapes}): {before:,} to {after:,} parameters, {missed:.1%} of its output missed"
 
 
 def _put(made: Network, edit: Replace, fitted: nn.Sequential) -> tuple[Network, str]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lissom import edits
@@ -22,23 +24,19 @@ from lissom.calibrate.inputs import calibration_inputs
 from lissom.choice import Option, choose
 from lissom.deploy import deploy
 from lissom.errors import LissomError, ModelRefused
-from lissom.factorize import Factorize
-from lissom.factorize.replacing import Places
-from lissom.files import write_json
-from lissom.graph.blocks import replaceable
-from lissom.graph.capture import capture
-from lissom.graph.groups import groups
-from lissom.job import Job, Step
+from lissom.factorize.fit import fit
+from lissom.factorize.ranks import macs_of
+from lissom.factorize.replacing import Places, no_gain
+from lissom.files import fingerprint, write_json
+from lissom.job import Job, Silent, Step
 from lissom.measure.latency import compare
 from lissom.measure.metrics import divergence
 from lissom.network import Network
 from lissom.recipe import Recipe
-from lissom.substitute import Substitute, pair
+from lissom.search.variants import Variant, together
 
-__all__ = ["Choice", "Entry", "Library", "Variant", "variants"]
+__all__ = ["Choice", "Entry", "Library"]
 
-RANKS = (0.25, 0.4, 0.55, 0.7)
-WIDTHS = (0.25, 0.5, 0.75)
 TRIES = 4
 """Choices that are run and measured: the best by estimate, and runners-up."""
 
@@ -49,32 +47,19 @@ Budget = Literal["macs", "parameters", "latency"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One way to make one part of a network lighter.
-
-    Args:
-        name: For reports, and for the file that its measurements are kept in.
-        covers: Paths of the layers that it decides.
-        steps: What is done; nothing to leave them as they are.
-    """
-
-    name: str
-    covers: tuple[str, ...]
-    steps: tuple[Step, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Entry:
     """What one variant does to the whole network, by itself.
 
     Args:
+        missed: Of a block, the share of its layer's output (its variance on calibration inputs) that it misses.
         divergence: Mean divergence of the outputs from the original's, on validation samples.
         macs: Multiply-accumulates of the whole network.
         parameters: Of the whole network.
         latency: Of the whole network's file, as a share of the original's; None where latency plays no part.
-        refused: Why the variant cannot be had.
+        refused: Why the variant cannot be had, or is not worth having.
     """
 
+    missed: float = 0.0
     divergence: float = 0.0
     macs: float = 0.0
     parameters: float = 0.0
@@ -88,12 +73,14 @@ class Choice:
 
     Args:
         variants: The parts that change.
+        entries: What each of them does by itself.
         estimate: The sum of what its variants lose.
         measured: What it really is, as one entry.
         met: Whether the limit is met.
     """
 
     variants: tuple[Variant, ...]
+    entries: tuple[Entry, ...]
     estimate: float
     measured: Entry
     met: bool
@@ -101,30 +88,33 @@ class Choice:
     @property
     def recipe(self) -> Recipe:
         """What makes the network so."""
-        return Recipe(tuple(step for variant in self.variants for step in variant.steps))
+        return Recipe(together(self.variants))
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Of each part that changes, what was chosen and what that alone does."""
+        return tuple(_reason(*each) for each in zip(self.variants, self.entries, strict=True))
 
 
-def variants(network: Network, job: Job, samples: int) -> Iterator[Variant]:
-    """Every variant of every part; of each layer the first is to leave it as it is."""
-    places = Places.of(network, job, "channel", samples=min(samples, 2))
-    for path in places.paths:
-        yield Variant(name=f"{path} whole", covers=(path,))
-        layer = places.layer(path)
-        for method in ("channel", "spatial", "tucker"):
-            if not replaceable(layer, method):
-                for ratio in RANKS:
-                    step: Step = Factorize(method=method, ratio=ratio, samples=samples, include=(path,))
-                    yield Variant(name=f"{path} {method} {ratio}", covers=(path,), steps=(step,))
-        if not replaceable(layer, "grouped"):
-            for kind, ratio in (("separable", 0.01), ("separable", 0.3), ("grouped", 0.4), ("grouped", 0.7)):
-                step = Substitute(kind=kind, ratio=ratio, samples=samples, include=(path,))  # type: ignore[arg-type]
-                yield Variant(name=f"{path} {kind} {ratio}", covers=(path,), steps=(step,))
-    for group in groups(capture(network)):
-        between = tuple(name.rpartition(".")[0] for name in pair(network, group))
-        if between and set(between) <= set(places.paths):
-            for ratio in WIDTHS:
-                step = Substitute(kind="narrow", ratio=ratio, samples=samples, include=(between[0],))
-                yield Variant(name=f"{between[0]} narrow {ratio}", covers=between, steps=(step,))
+def _reason(variant: Variant, entry: Entry) -> str:
+    timed = "" if entry.latency is None else f", and the network takes {entry.latency:.1%} of its time"
+    return f"{variant.name} was chosen: by itself it moves the outputs by {entry.divergence:.2g}{timed}"
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A fitted block: what it is, what it misses, and what it costs (work, parameters, layers)."""
+
+    method: str
+    sizes: tuple[int, ...]
+    made: nn.Sequential
+    missed: float
+    costs: tuple[int, int, int]
+
+    def beats(self, other: _Block) -> bool:
+        """Whether this one is no worse in anything, and better in something."""
+        no_worse = self.missed <= other.missed and all(a <= b for a, b in zip(self.costs, other.costs, strict=True))
+        return no_worse and (self.missed, *self.costs) != (other.missed, *other.costs)
 
 
 @dataclass(frozen=True)
@@ -134,7 +124,7 @@ class Library:
     Args:
         network: The original.
         job: Data; its ``checkpoints`` folder keeps the measurements, so that a stopped search goes on.
-        variants: What there is to choose from: :func:`variants`, or some of them.
+        variants: What there is to choose from: :func:`lissom.search.variants.variants`, or some of them.
         samples: Calibration samples that variants are fitted on, and validation samples that they are measured on.
         timed: Whether each is timed in its place, in ONNX Runtime.
     """
@@ -150,49 +140,97 @@ class Library:
         """The original's file, which variants are timed beside."""
         return deploy(self.network).to_bytes()
 
+    @cached_property
+    def _answers(self) -> list[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+        """Validation inputs in batches, and what the original answers."""
+        found, count = [], 0
+        for inputs, _ in self.job.data.validation.batches(64):
+            found.append((inputs, self.network.outputs(*inputs)))
+            count += len(inputs[0])
+            if count >= self.samples:
+                break
+        return found
+
     def entries(self, executor: Executor | None = None) -> list[Entry]:
         """The measurements of all variants, in their order.
 
         Args:
-            executor: Any :class:`concurrent.futures.Executor` measures variants side by side; None does it in turn.
-                Variants that need the graph are measured here all the same: torch captures one network at a time.
+            executor: Any :class:`concurrent.futures.Executor` measures the variants of several layers side by side; None
+                does one layer after the other. Pairs of layers need the graph and are measured here all the same: torch
+                captures one network at a time.
         """
-        here = [variant for variant in self.variants if executor is None or len(variant.covers) > 1]
-        there = [variant for variant in self.variants if variant not in here]
+        parts: dict[tuple[str, ...], list[Variant]] = {}
+        for variant in self.variants:
+            parts.setdefault(variant.covers, []).append(variant)
+        here = [part for covers, part in parts.items() if executor is None or len(covers) > 1]
+        there = [part for part in parts.values() if part not in here]
         found: dict[str, Entry] = {}
         with self.job.progress.task("measuring lighter variants", len(self.variants)) as task:
-            for part, side_by_side in ((here, None), (there, executor)):
+            for some, side_by_side in ((here, None), (there, executor)):
                 measure = map if side_by_side is None else side_by_side.map
-                for variant, entry in zip(part, measure(self.entry, part), strict=True):
+                for part, measured in zip(some, measure(self.part, some), strict=True):
                     self.job.check_time()
-                    found[variant.name] = entry
-                    task.advance()
+                    found.update(measured)
+                    task.advance(len(part))
         return [found[variant.name] for variant in self.variants]
 
-    def entry(self, variant: Variant) -> Entry:
-        """What a variant does by itself: read back where it is kept, else made and measured."""
-        kept = None if self.job.checkpoints is None else self.job.checkpoints / "library" / f"{variant.name}.json"
-        if kept is not None and kept.exists():
-            return Entry(**json.loads(kept.read_text(encoding="utf-8")))
-        entry = self.measured(variant.steps)
-        if kept is not None:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_json(kept, dataclasses.asdict(entry))
-        return entry
+    def part(self, part: Sequence[Variant]) -> dict[str, Entry]:
+        """What each variant of one part does by itself: read back where it is kept, else made and measured."""
+        names = [variant.name for variant in part]
+        return self._kept(part[0].name, names, lambda: self._pair(part) if len(part[0].covers) > 1 else self._layer(part))
+
+    def _kept(self, name: str, names: Sequence[str], make: Callable[[], dict[str, Entry]]) -> dict[str, Entry]:
+        """Measurements from their file; made, and written there, where one of them is missing."""
+        folder = None if self.job.checkpoints is None else self.job.checkpoints / "library"
+        if folder is not None and (folder / f"{name}.json").exists():
+            found = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            if set(names) <= set(found):
+                return {each: Entry(**found[each]) for each in names}
+        made = make()
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / f"{name}.json", {each: dataclasses.asdict(entry) for each, entry in made.items()})
+        return made
+
+    def _pair(self, part: Sequence[Variant]) -> dict[str, Entry]:
+        return {variant.name: self.measured(variant.steps) for variant in part}
+
+    def _layer(self, part: Sequence[Variant]) -> dict[str, Entry]:
+        """The variants of one layer: all are fitted, and those that another one beats in everything go no further."""
+        path, own = part[0].covers[0], edits.copy(self.network)  # hooks look into the module: every worker has its own
+        quiet = dataclasses.replace(self.job, checkpoints=None, progress=Silent())
+        places = Places.of(own, quiet, "channel", samples=self.samples, include=(path,))
+        layer, target, arrived = places.layer(path), places.target(path), places.arrived(path)
+        found: dict[str, Entry] = {}
+        blocks: dict[str, _Block] = {}
+        for variant in part:
+            if not variant.steps:
+                found[variant.name] = self._entry(own, own)
+                continue
+            method, sizes = variant.steps[0].block_for(path, layer, target)  # type: ignore[attr-defined]
+            twin = next((name for name, block in blocks.items() if (block.method, block.sizes) == (method, sizes)), "")
+            if why := f"it is {twin}" if twin else no_gain(layer, method, sizes):
+                found[variant.name] = Entry(refused=why)
+                continue
+            made, missed = fit(layer, method, sizes, target)
+            size = sum(each.numel() for each in made.parameters())
+            blocks[variant.name] = _Block(method, sizes, made, missed, (macs_of(made, arrived), size, len(made)))
+        for name, block in blocks.items():
+            why = next((f"{other} costs no more and misses less" for other, rival in blocks.items() if rival.beats(block)), "")
+            alone = own
+            if not why:
+                alone, why = places.alone(path, block.method, block.made, block.sizes)
+            found[name] = Entry(missed=block.missed, refused=why) if why else self._entry(alone, own, block.missed)
+        return found
 
     def measured(self, steps: Sequence[Step]) -> Entry:
         """What steps do to the whole network; steps that leave it as it is are refused, so that nothing is tried twice."""
-        alone = dataclasses.replace(self.job, checkpoints=None)
-        own = edits.copy(self.network)  # hooks look into the module: every worker has its own
+        alone = dataclasses.replace(self.job, checkpoints=None, progress=Silent())
+        own = edits.copy(self.network)
         made = Recipe(tuple(steps)).apply(own, alone)
         if steps and len(made.slices) == len(own.slices):
             return Entry(refused=made.notes[-1] if made.notes else "it changes nothing")
-        return Entry(
-            divergence=self._divergence(made, own),
-            macs=_macs(made),
-            parameters=float(sum(each.numel() for each in made.module.parameters())),
-            latency=self._latency(made) if self.timed else None,
-        )
+        return self._entry(made, own)
 
     def best(self, budget: Budget, limit: float, executor: Executor | None = None) -> Choice:
         """The choice that loses least while the network costs at most ``limit`` times what it costs now.
@@ -207,7 +245,7 @@ class Library:
         usable = [(variant, entry) for variant, entry in zip(self.variants, entries, strict=True) if not entry.refused]
         if not usable:
             raise ModelRefused("no layer of the network can be replaced by a lighter one: lissom inspect says why")
-        now = _cost(self.measured(()), budget)
+        now = _cost(self._kept("original", ["original"], lambda: {"original": self.measured(())})["original"], budget)
         options = [
             Option(variant.covers, len(variant.covers) - (now - _cost(entry, budget)) / now, entry.divergence)
             for variant, entry in usable
@@ -220,12 +258,13 @@ class Library:
             if chosen in tried:
                 break
             tried.append(chosen)
-            taken = tuple(usable[number][0] for number in chosen if usable[number][0].steps)
-            measured = self.measured(tuple(step for variant in taken for step in variant.steps))
+            taken = [usable[number] for number in chosen if usable[number][0].steps]
+            measured = self._of([variant for variant, _ in taken])
             cost = _cost(measured, budget) / now
             found.append(
                 Choice(
-                    variants=taken,
+                    variants=tuple(variant for variant, _ in taken),
+                    entries=tuple(entry for _, entry in taken),
                     estimate=sum(options[number].loss for number in chosen),
                     measured=measured,
                     met=cost <= limit * 1.001,
@@ -238,14 +277,20 @@ class Library:
             return min(met, key=lambda choice: choice.measured.divergence)
         return min(found, key=lambda choice: _cost(choice.measured, budget))
 
-    def _divergence(self, made: Network, original: Network) -> float:
-        total, count = 0.0, 0
-        for inputs, _ in self.job.data.validation.batches(64):
-            moved = divergence(made.outputs(*inputs), original.outputs(*inputs), self.job.data.task)
-            total, count = total + float(moved.sum()), count + len(moved)
-            if count >= self.samples:
-                break
-        return total / max(count, 1)
+    def _of(self, chosen: Sequence[Variant]) -> Entry:
+        """What variants do together: kept too, so that a resumed search takes the same choice."""
+        name = f"choice-{fingerprint(names=[variant.name for variant in chosen])[:16]}"
+        return self._kept(name, [name], lambda: {name: self.measured(together(chosen))})[name]
+
+    def _entry(self, made: Network, original: Network, missed: float = 0.0) -> Entry:
+        moved = [divergence(made.outputs(*inputs), said, self.job.data.task) for inputs, said in self._answers]
+        return Entry(
+            missed=missed,
+            divergence=0.0 if made is original else float(torch.cat(moved).mean()),
+            macs=_macs(made),
+            parameters=float(sum(each.numel() for each in made.module.parameters())),
+            latency=self._latency(made) if self.timed else None,
+        )
 
     def _latency(self, made: Network) -> float:
         inputs = [tensor[:1].numpy() for tensor in calibration_inputs(self.network, self.job, 1)[0]]
