@@ -35,8 +35,9 @@ from lissom.report.wording import byte_text, ms_text, spread_text
 from lissom.result import Result
 from lissom.search.bisection import Candidate, Fixed, Search
 from lissom.search.curve import Curve
+from lissom.search.lighter import Lighter
 from lissom.search.limits import Goal, Limits, Ship
-from lissom.search.policy import DEFAULT_MAX_DROP, choose, first_candidates, knob, prunable, to_size, turn_further
+from lissom.search.policy import DEFAULT_MAX_DROP, choose, first_candidates, knob, lighter, prunable, to_size, turn_further
 from lissom.search.trial import PARITY_INPUTS, Outcome, Trials
 from lissom.search.workspace import Workspace, open_workspace
 from lissom.train.losses import default_loss
@@ -170,7 +171,7 @@ def plan(network: Network | nn.Module | str, data: Any, *, out: str | Path | Non
     settings = Options(**options)
     opened, job = _prepare(network, data, settings)
     searches = _searches(opened, job, settings)
-    first = [search.ask() for search in searches]
+    first = [search.ask() for search in searches if not isinstance(search, Lighter)]  # a library takes minutes to make
     parameters = sum(parameter.numel() for _, parameter in edits.weights(opened.module))
     splits = (job.data.train, job.data.calibration, job.data.validation, job.data.test)
     limits = settings.limits
@@ -180,7 +181,12 @@ def plan(network: Network | nn.Module | str, data: Any, *, out: str | Path | Non
         "metric": job.metric.name,
         "limits": ", ".join(f"{name} {value:g}" for name, value in vars(limits).items() if value is not None) or "none",
         "goal": f"{settings.goal}, shipping {settings.shipped}",
-        "tries": "; ".join(f"{candidate.name}: {candidate.recipe.in_words()}" for candidate in first if candidate is not None),
+        "tries": "; ".join(
+            [
+                *(f"{candidate.name}: {candidate.recipe.in_words()}" for candidate in first if candidate is not None),
+                *["lighter: the best choice from a library of lighter parts, trained"] * (len(first) < len(searches)),
+            ]
+        ),
         "out": "a temporary folder" if out is None else str(out),
     }
 
@@ -211,7 +217,8 @@ def _searches(network: Network, job: Job, settings: Options) -> tuple[Search, ..
     if settings.curve:
         return (Curve(Curve.epochs_for(job.data), remove_dead=prunable(network)),)
     steered = to_size(settings.limits, settings.shipped, network, job.data)
-    return (first_candidates(settings.goal), steered, knob(settings.goal, network, job.data))
+    turned = knob(settings.goal, network, job.data)
+    return (first_candidates(settings.goal), steered, turned, lighter(settings.goal, network, job))
 
 
 def _fingerprint(network: Network, job: Job, settings: Options) -> str:
@@ -266,8 +273,9 @@ class _Compression:
 
     def _search(self) -> bool:
         """Try candidates until none is left or time is up; True where time was up."""
+        job = dataclasses.replace(self.job, checkpoints=self.workspace.root / "trials")
         try:
-            for search in _searches(self.network, self.job, self.settings):
+            for search in _searches(self.network, job, self.settings):
                 while (candidate := search.ask()) is not None:
                     search.tell(turn_further=self._try(candidate))
         except OutOfTime:

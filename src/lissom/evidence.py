@@ -101,7 +101,7 @@ def gather(
             _trial(entry, chosen, limits, trials.ship, goal, front=_front(entry, outcomes, trials.ship)) for entry in outcomes
         ),
         layers=tuple(_layers(trials.network, *_sides(trials, chosen, made, before, after))),
-        notes=tuple(dict.fromkeys((*made.notes, *outcome.notes, *_what_did_not_pay(outcomes, outcome, goal)))),
+        notes=tuple(dict.fromkeys((*chosen.reasons, *made.notes, *outcome.notes, *_what_did_not_pay(outcomes, outcome, goal)))),
         command=command,
     )
 

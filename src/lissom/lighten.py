@@ -47,7 +47,7 @@ class Lighten(Step):
 
     def __post_init__(self) -> None:
         for part in self.parts:
-            dealt = isinstance(part, Factorize) and (part.macs or part.parameters)
+            dealt = isinstance(part, Factorize) and (part.macs or part.parameters or part.latency)
             narrow = isinstance(part, Substitute) and part.kind == "narrow"
             if dealt or narrow or not isinstance(part, Factorize | Substitute):
                 raise UsageError(f"Lighten: parts has {part}; it takes Factorize by ratio, and Substitute but narrow")

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from lissom import edits
 from lissom.errors import ModelRefused
+from lissom.factorize import Factorize
 from lissom.graph.capture import capture
 from lissom.graph.structure import apply_structure, structure_from_json, structure_to_json
 from lissom.job import Step
+from lissom.lighten import Lighten
 from lissom.network import Network
 from lissom.prune.channels import PruneChannels
 from lissom.prune.heads import PruneHeads
@@ -20,6 +22,7 @@ from lissom.prune.layers import PruneLayers
 from lissom.prune.weights import PruneWeights
 from lissom.quantize.weights import QuantizeWeights
 from lissom.recipe import Recipe
+from lissom.substitute import Substitute
 from lissom.train.finetune import Finetune
 
 from .networks import NETWORKS, network_of
@@ -34,6 +37,14 @@ STEPS: dict[str, Step] = {
     "dead channels": PruneChannels(ratio=0),
     "heads": PruneHeads(ratio=0.5, importance="l2"),
     "layers": PruneLayers(count=1, samples=16),
+    "factors": Factorize(ratio=0.6, samples=16),
+    "factors of weights": Factorize(energy=0.8, samples=0),
+    "factors for MACs": Factorize(macs=0.7, samples=16),
+    "spatial factors": Factorize(method="spatial", ratio=0.5, samples=16),
+    "separable": Substitute(kind="separable", samples=16),
+    "bottleneck": Substitute(kind="bottleneck", samples=16),
+    "narrow": Substitute(kind="narrow", samples=16),
+    "lighter": Lighten(parts=(Substitute(kind="grouped", samples=16), Factorize(ratio=0.6, samples=16))),
 }
 
 ALL = list(product(STEPS, NETWORKS))
@@ -60,7 +71,9 @@ def test_a_smaller_network_of_the_same_form_the_same_each_time_and_again_from_it
     assert (moved.shape, moved.dtype) == (answers[0].shape, answers[0].dtype)
     assert bool(torch.isfinite(moved).all())
     changed = state(after)
-    assert all(tensor.dtype == before[name].dtype and tensor.numel() <= before[name].numel() for name, tensor in changed.items())
+    same = {name: (tensor, before[name]) for name, tensor in changed.items() if name in before}
+    assert all(new.dtype == old.dtype and new.numel() <= old.numel() for new, old in same.values())
+    assert sum(tensor.numel() for tensor in changed.values()) <= sum(tensor.numel() for tensor in before.values())
     assert after.slices or after.notes or step in ("dead channels", "heads", "channels by l1", "channels for MACs")
 
     torch.manual_seed(99)
@@ -78,7 +91,7 @@ def test_round_trips_through_yaml(step: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["conv", "lstm", "tied", "attention"])
-@pytest.mark.parametrize("step", ["channels", "dead channels", "layers"])
+@pytest.mark.parametrize("step", ["channels", "dead channels", "layers", "factors", "lighter"])
 def test_zeros_and_levels_survive_and_training_goes_on(step: str, kind: str) -> None:
     network, job = network_of(kind)
     masked = PruneWeights(sparsity=0.5).apply(network, job)
@@ -97,7 +110,7 @@ def test_steps_compose_and_shapes_only_shrink() -> None:
     for kind in ("conv", "attention"):
         network, job = network_of(kind)
         macs = capture(network).macs
-        for step in (STEPS["channels"], STEPS["heads"], PruneWeights(sparsity=0.3), STEPS["dead channels"]):
+        for step in (STEPS["channels"], STEPS["heads"], STEPS["lighter"], PruneWeights(sparsity=0.3), STEPS["dead channels"]):
             network = step.apply(network, job)
             left = capture(network).macs
             assert left <= macs

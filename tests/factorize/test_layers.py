@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -124,3 +128,17 @@ def test_too_few_samples_are_told() -> None:
 def test_two_limits_are_refused() -> None:
     with pytest.raises(UsageError, match="ratio and macs are given; give at most one"):
         Factorize(ratio=0.5, macs=0.5)
+
+
+def test_a_limit_on_time_is_dealt_out_by_measuring_and_kept(residual: tuple[Network, Job], tmp_path: Path) -> None:
+    """What is decided by timing is decided once; and layers are replaced only where the whole file is faster for it."""
+    network, job = residual
+    job = dataclasses.replace(job, checkpoints=tmp_path)
+    step = Factorize(latency=0.8, samples=32, include=("stem", "body"))
+    made = step.apply(network, job)
+    seconds = json.loads((tmp_path / "times.json").read_text())
+    assert all(value > 0 for value in seconds.values())
+    assert {name.split()[0] for name in seconds} == {"stem", "body"}
+    assert made.slices or any("no layer was factored" in note for note in made.notes)
+    step.apply(network, job)
+    assert json.loads((tmp_path / "times.json").read_text()) == seconds

@@ -19,11 +19,13 @@ class Candidate:
         name: Unique in the run.
         recipe: What to do.
         checkpoints: Name of the folder that steps keep theirs in, where candidates share one; their own by default.
+        reasons: Why the recipe is what it is, for the report.
     """
 
     name: str
     recipe: Recipe
     checkpoints: str = ""
+    reasons: tuple[str, ...] = ()
 
 
 class Search(Protocol):

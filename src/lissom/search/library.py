@@ -23,7 +23,7 @@ from lissom import edits
 from lissom.calibrate.inputs import calibration_inputs
 from lissom.choice import Option, choose
 from lissom.deploy import deploy
-from lissom.errors import LissomError, ModelRefused
+from lissom.errors import DeployFailed, LissomError, ModelRefused
 from lissom.factorize.fit import fit
 from lissom.factorize.ranks import macs_of
 from lissom.factorize.replacing import Places, no_gain
@@ -284,12 +284,16 @@ class Library:
 
     def _entry(self, made: Network, original: Network, missed: float = 0.0) -> Entry:
         moved = [divergence(made.outputs(*inputs), said, self.job.data.task) for inputs, said in self._answers]
+        try:
+            latency = self._latency(made) if self.timed else None
+        except DeployFailed as error:
+            return Entry(missed=missed, refused=str(error))
         return Entry(
             missed=missed,
             divergence=0.0 if made is original else float(torch.cat(moved).mean()),
             macs=_macs(made),
             parameters=float(sum(each.numel() for each in made.module.parameters())),
-            latency=self._latency(made) if self.timed else None,
+            latency=latency,
         )
 
     def _latency(self, made: Network) -> float:

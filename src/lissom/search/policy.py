@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from lissom import edits
 from lissom.data import Data
 from lissom.deploy import Deploy
 from lissom.errors import ModelRefused
 from lissom.graph.capture import capture
 from lissom.graph.cost import cost
 from lissom.graph.groups import groups
-from lissom.job import Step
+from lissom.job import Job, Step
 from lissom.network import Network
 from lissom.prune.channels import PruneChannels
 from lissom.quantize.weights import QuantizeWeights
 from lissom.recipe import Recipe
 from lissom.search.bisection import Bisection, Candidate, Fixed, Search
 from lissom.search.curve import Curve
+from lissom.search.lighter import Lighter
 from lissom.search.limits import Goal, Limits, Ship
 from lissom.search.trial import Outcome
 from lissom.share import ShareWeights
@@ -25,7 +27,7 @@ from lissom.train.distill import Distill
 from lissom.train.finetune import Finetune
 from lissom.train.rate import Rate
 
-__all__ = ["DEFAULT_MAX_DROP", "choose", "first_candidates", "knob", "prunable", "to_size", "turn_further"]
+__all__ = ["DEFAULT_MAX_DROP", "choose", "first_candidates", "knob", "lighter", "prunable", "to_size", "turn_further"]
 
 DEFAULT_MAX_DROP = 0.01
 """One point (or 1 %): what a user who gives no limit at all is taken to accept."""
@@ -36,6 +38,9 @@ TRAINING_SAMPLES: dict[Goal, int] = {"size": 45_000, "latency": 24_000}
 """Seen by one trial: small data gets more epochs, large data at least two; weights need time to find their way to zero."""
 TRAINING_MACS = 1e12  # of the forward passes of one trial: minutes on one core, whatever the network's size
 CALIBRATION_MACS = 3e10  # of one pass over the samples that channels are ranked and refitted by: one pass for every layer
+LIGHT: dict[Goal, float] = {"latency": 1e7, "size": 1e6}
+"""MACs, or parameters, under which no library of lighter parts is made: calls cost more than work, training more than factors."""
+
 SAME_SIZE = 0.10  # outcomes whose goal differs by less are told apart by divergence, where the data cannot decide
 
 
@@ -68,12 +73,39 @@ def to_size(limits: Limits, ship: Ship, network: Network, data: Data) -> Fixed:
 def knob(goal: Goal, network: Network, data: Data) -> Search:
     """The search that trains, from mild to extreme: against the file for size, with fewer channels for latency."""
     macs = _macs(network)
-    epochs = max(2, min(20, round(min(TRAINING_SAMPLES[goal], TRAINING_MACS / macs) / max(len(data.train), 1))))
+    epochs = _epochs(goal, macs, data)
     if goal == "latency":
-        samples = round(max(32, min(512, CALIBRATION_MACS / macs)))
-        recipe_at = partial(latency_recipe, epochs=epochs, samples=samples)
+        recipe_at = partial(latency_recipe, epochs=epochs, samples=_samples(macs))
         return Bisection(recipe_at, rounds=ROUNDS) if prunable(network) else Fixed(())
     return Bisection(partial(size_recipe, epochs=epochs, structure=prunable(network)), rounds=ROUNDS)
+
+
+def lighter(goal: Goal, network: Network, job: Job) -> Search:
+    """Lighter parts from a library, for networks large enough that it can pay; they need no channels that can go."""
+    macs = _macs(network)
+    work = macs if goal == "latency" else sum(parameter.numel() for _, parameter in edits.weights(network.module))
+    if work < LIGHT[goal]:
+        return Fixed(())
+    epochs = _epochs(goal, macs, job.data)
+    after = partial(lighter_recipe, epochs=epochs, goal=goal)
+    return Lighter(network, job, goal, after, min(256, _samples(macs)))
+
+
+def lighter_recipe(steps: tuple[Step, ...], epochs: int, goal: Goal) -> Recipe:
+    """Lighter parts, trained together to answer as the original does; then integers, or the middle of the size recipes."""
+    if goal == "size":
+        return Recipe((*steps, *size_recipe(0.5, epochs).steps))
+    return Recipe((*steps, Finetune(epochs=epochs, learning_rate=5e-4, distill=Distill())), Deploy(precision="int8"))
+
+
+def _epochs(goal: Goal, macs: int, data: Data) -> int:
+    """Epochs of one trial, by how much data there is and what the network computes."""
+    return max(2, min(20, round(min(TRAINING_SAMPLES[goal], TRAINING_MACS / macs) / max(len(data.train), 1))))
+
+
+def _samples(macs: int) -> int:
+    """Calibration samples of one trial."""
+    return round(max(32, min(512, CALIBRATION_MACS / macs)))
 
 
 def size_recipe(strength: float, epochs: int, *, structure: bool = False) -> Recipe:
