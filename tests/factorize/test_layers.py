@@ -142,3 +142,24 @@ def test_a_limit_on_time_is_dealt_out_by_measuring_and_kept(residual: tuple[Netw
     assert made.slices or any("no layer was factored" in note for note in made.notes)
     step.apply(network, job)
     assert json.loads((tmp_path / "times.json").read_text()) == seconds
+
+
+def test_a_limit_that_no_ranks_meet_gives_the_closest_and_says_so(residual: tuple[Network, Job]) -> None:
+    network, job = residual
+    made = Factorize(parameters=0.01, samples=32, include=("stem", "body")).apply(network, job)
+    assert {edit.module for edit in made.slices} == {"stem", "body"}
+    assert any("no ranks leave only 1% of the chosen layers' parameters: these are the closest" in note for note in made.notes)
+
+
+def test_a_rank_that_is_full_gains_nothing_and_the_layer_stays(residual: tuple[Network, Job]) -> None:
+    network, job = residual
+    made = Factorize(energy=0.999999, samples=0, include=("body",)).apply(network, job)
+    assert not made.slices
+    assert any("body was left alone: channel blocks of (16,) have" in note for note in made.notes)
+
+
+def test_kernels_that_a_method_does_not_fit_are_named(residual: tuple[Network, Job]) -> None:
+    network, job = residual
+    made = Factorize(method="spatial", ratio=0.5, samples=16).apply(network, job)
+    assert {edit.module for edit in made.slices} == {"stem", "body"}
+    assert "last was left alone: spatial blocks need a kernel of k x k" in made.notes

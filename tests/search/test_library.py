@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -77,3 +78,11 @@ def test_a_limit_that_nothing_meets_gives_the_closest(network: Network, job: Job
 def test_a_network_without_layers_is_refused(job: Job) -> None:
     with pytest.raises(ModelRefused, match="no layer of the network"):
         Library(Network(nn.Sequential(nn.ReLU()), (torch.zeros(2, 4, 8, 8),)), job, ()).best("macs", 0.5)
+
+
+def test_the_page_tells_how(network: Network, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "light.md").read_text(encoding="utf-8")
+    names = {"network": network, "job": dataclasses.replace(job, checkpoints=None)}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1].replace("256", "24"), names)
+    assert capture(names["smaller"]).macs <= 0.51 * capture(network).macs
+    assert "was chosen: by itself it moves the outputs by" in capsys.readouterr().out

@@ -75,9 +75,12 @@ class Factorize(Step):
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        given = [name for name in ("ratio", "energy", "macs", "parameters", "latency") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise UsageError(f"Factorize: {' and '.join(given)} are given; give at most one of them")
+        if len(self._given) > 1:
+            raise UsageError(f"Factorize: {' and '.join(self._given)} are given; give at most one of them")
+
+    @property
+    def _given(self) -> list[str]:
+        return [name for name in ("ratio", "energy", "macs", "parameters", "latency") if getattr(self, name) is not None]
 
     def apply(self, network: Network, job: Job) -> Network:
         """The factored network, and in its notes what was left alone and why."""
@@ -85,8 +88,10 @@ class Factorize(Step):
         chosen = self._chosen(places, job)
         if chosen is None:
             return places.replaced(self.block_for, job)
-        made = places.replaced(lambda path, *_: (self.method, chosen[path]), job)
-        return made if self.latency is None else _if_faster(made, network, places.inputs[0])
+        sizes, missed = chosen
+        made = places.replaced(lambda path, *_: (self.method, sizes[path]), job)
+        made = made if self.latency is None else _if_faster(made, network, places.inputs[0])
+        return made.noting(missed) if missed else made
 
     def block_for(self, _: str, layer: nn.Module, target: Target) -> tuple[str, tuple[int, ...]]:
         """Method and sizes of the block for one layer, where no limit deals ranks out over all of them."""
@@ -96,8 +101,9 @@ class Factorize(Step):
             return self.method, sizes_by_energy(layer, self.method, target, self.energy)
         return self.method, sizes_by_estimate(layer, self.method, target)
 
-    def _chosen(self, places: Places, job: Job) -> dict[str, tuple[int, ...]] | None:
-        """Under a limit on all layers together: sizes of each (empty: left whole), or None where there is no such limit."""
+    def _chosen(self, places: Places, job: Job) -> tuple[dict[str, tuple[int, ...]], str] | None:
+        """Under a limit on all layers together: sizes of each (empty: left whole), and in words by how much they miss the
+        limit; None where there is no such limit."""
         limit = self.macs or self.parameters or self.latency
         if limit is None:
             return None
@@ -117,7 +123,10 @@ class Factorize(Step):
                     options.append(Option((path,), self._cost(each, path, sizes, places, timed), error))
                 task.advance(note=path)
         whole = sum(option.cost for option, (_, sizes) in zip(options, plan, strict=True) if not sizes)
-        return dict(plan[number] for number in choose(options, limit * whole))
+        chosen = choose(options, limit * whole)
+        left = sum(options[number].cost for number in chosen) / max(whole, 1e-30)
+        missed = f"no ranks leave only {limit:.0%} of the chosen layers' {self._given[0]}: these are the closest, at {left:.0%}"
+        return dict(plan[number] for number in chosen), missed if left > limit * 1.001 else ""
 
     def _cost(self, made: nn.Sequential, path: str, sizes: tuple[int, ...], places: Places, timed: _Times) -> float:
         if self.latency is not None:

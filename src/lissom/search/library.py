@@ -35,7 +35,7 @@ from lissom.network import Network
 from lissom.recipe import Recipe
 from lissom.search.variants import Variant, together
 
-__all__ = ["Choice", "Entry", "Library"]
+__all__ = ["Budget", "Choice", "Entry", "Library"]
 
 TRIES = 4
 """Choices that are run and measured: the best by estimate, and runners-up."""

@@ -11,7 +11,7 @@ from lissom.job import Job, Step
 from lissom.network import Network
 from lissom.recipe import Recipe
 from lissom.search.bisection import Candidate
-from lissom.search.library import Library
+from lissom.search.library import Budget, Library
 from lissom.search.limits import Goal
 from lissom.search.variants import variants
 
@@ -20,6 +20,7 @@ __all__ = ["Lighter"]
 SHARES = (0.7, 0.45)
 """Of the network's latency, or of its parameters, that may stay: one candidate each."""
 
+BUDGETS: dict[Goal, Budget] = {"latency": "latency", "size": "parameters"}
 RATIOS = (0.25, 0.5)
 LEAST = 0.02  # of the work or of the parameters: smaller layers stay whole, measuring them would cost more than they can give
 
@@ -53,14 +54,17 @@ class Lighter:
         """The choice at the next share; None after the last, or where no part of the network can be made lighter."""
         if self.tried >= len(SHARES):
             return None
-        share = SHARES[self.tried]
+        share, budget = SHARES[self.tried], BUDGETS[self.goal]
         try:
-            choice = self._library.best("latency" if self.goal == "latency" else "parameters", share)
+            choice = self._library.best(budget, share)
         except ModelRefused:
             return None
         if not choice.variants:
             return None
-        return Candidate(f"lighter {share:g}", self.after(choice.recipe.steps), reasons=choice.reasons)
+        missed = (
+            () if choice.met else (f"no choice of lighter parts leaves only {share:.0%} of the {budget}: this is the closest",)
+        )
+        return Candidate(f"lighter {share:g}", self.after(choice.recipe.steps), reasons=(*choice.reasons, *missed))
 
     def tell(self, *, turn_further: bool) -> None:
         """Go on to the next share, or end where this one lost too much."""
