@@ -103,7 +103,8 @@ class Factorize(Step):
 
     def _chosen(self, places: Places, job: Job) -> tuple[dict[str, tuple[int, ...]], str] | None:
         """Under a limit on all layers together: sizes of each (empty: left whole), and in words by how much they miss the
-        limit; None where there is no such limit."""
+        limit; None where there is no such limit.
+        """
         limit = self.macs or self.parameters or self.latency
         if limit is None:
             return None
