@@ -69,3 +69,14 @@ def test_channels_between_two_layers_go(network: Network, job: Job) -> None:
     assert made.module.get_submodule("8").weight.shape == (12, 64)
     assert made.module.get_submodule("10").weight.shape == (3, 12)
     assert made.module.get_submodule("3").weight.shape == (16, 12, 3, 3)
+
+
+def test_a_depthwise_kernel_between_two_layers_goes_with_its_channels(job: Job) -> None:
+    torch.manual_seed(0)
+    inverted = [nn.Conv2d(3, 24, 1), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 24, 3, padding=1, groups=24), nn.ReLU()]
+    network = Network(
+        nn.Sequential(*inverted, nn.Conv2d(24, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (torch.zeros(2, 3, 8, 8),)
+    )
+    made = Substitute(kind="narrow", ratio=0.5, samples=32).apply(network, job)
+    assert made.module.get_submodule("3").weight.shape == (12, 1, 3, 3)
+    assert "5 reads 12 of the 24 channels that it read" in made.notes

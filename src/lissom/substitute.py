@@ -17,7 +17,7 @@ from lissom.factorize.fit import Target
 from lissom.factorize.layers import Limit
 from lissom.factorize.ranks import sizes_for
 from lissom.factorize.replacing import Places
-from lissom.graph.groups import Group
+from lissom.graph.groups import Group, Member
 from lissom.job import Job, Step, step
 from lissom.network import Network, Slice
 from lissom.prune.channels import PruneChannels, prune
@@ -122,7 +122,7 @@ def pair(network: Network, group: Group) -> tuple[str, ...]:
     Between the two there may be batch norms and depthwise kernels, which go with their channels.
     """
     plain = {member.tensor for member in group.members if _is_plain(network, member.tensor)}
-    owners = {member.axis: member.tensor for member in group.members if member.tensor in plain}
+    owners = {member.axis: member.tensor for member in group.members if member.tensor in plain and _is_matrix(network, member)}
     matrices = tuple(owners.get(axis, "") for axis in (0, 1))
     count = len({tensor.rpartition(".")[0] for tensor in plain})
     others = {member.tensor for member in group.members} - plain
@@ -133,6 +133,10 @@ def pair(network: Network, group: Group) -> tuple[str, ...]:
 def _is_plain(network: Network, tensor: str) -> bool:
     layer: Any = _layer(network, tensor)
     return type(layer) in (nn.Linear, nn.Conv1d, nn.Conv2d) and getattr(layer, "groups", 1) == 1
+
+
+def _is_matrix(network: Network, member: Member) -> bool:
+    return edits.value(network.module, member.tensor).ndim > 1
 
 
 def _layer(network: Network, tensor: str) -> nn.Module:

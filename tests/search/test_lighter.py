@@ -24,16 +24,16 @@ from lissom.train.losses import default_loss
 
 @pytest.fixture
 def network() -> Network:
-    """Over a million parameters, and a first layer of rank eight."""
+    """Its first layer has rank four."""
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Linear(512, 1536), nn.ReLU(), nn.Linear(1536, 200), nn.ReLU(), nn.Linear(200, 4))
+    module = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 4))
     with torch.no_grad():
-        module[0].weight.copy_(torch.randn(1536, 8) @ torch.randn(8, 512) / 60)
-    return Network(module, (torch.zeros(2, 512),))
+        module[0].weight.copy_(torch.randn(64, 4) @ torch.randn(4, 32) / 10)
+    return Network(module, (torch.zeros(2, 32),))
 
 
 def inputs_of(count: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(count, 512)).astype(np.float32)
+    return np.random.default_rng(1).normal(size=(count, 32)).astype(np.float32)
 
 
 @pytest.fixture
@@ -56,17 +56,22 @@ def test_candidates_are_the_same_when_a_job_resumes(network: Network, job: Job) 
 
 
 def test_small_networks_have_no_library(network: Network, job: Job) -> None:
-    small = Network(nn.Sequential(nn.Linear(512, 4)), network.example_inputs)
-    assert isinstance(lighter("size", small, job), Fixed)
-    assert isinstance(lighter("size", network, job), Lighter)
+    assert isinstance(lighter("size", network, job), Fixed)
+    large = Network(nn.Sequential(nn.Linear(32, 32_000), nn.Linear(32_000, 2)), network.example_inputs)
+    assert isinstance(lighter("size", large, job), Lighter)
 
 
-def test_the_job_tries_them_and_the_report_says_what_became_what(network: Network, tmp_path: Path) -> None:
+def test_the_job_tries_them_and_the_report_says_what_became_what(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lissom.search.policy.LIGHT", {"size": 0, "latency": 0})
+    monkeypatch.setattr("lissom.search.policy.ROUNDS", 0)
     result = lissom.compress(network, inputs_of(120), out=tmp_path / "out", max_drop=0.9, ship="onnx")
     names = [trial.name for trial in result.record.trials]
-    assert "lighter 0.7" in names
-    assert names[-1] == "lighter 0.45"
-    again = lissom.compress(
-        network, inputs_of(120), out=tmp_path / "again", recipe=Recipe.from_dict(result.record.recipe), max_drop=0.9, ship="onnx"
-    )
+    assert names[-2:] == ["lighter 0.7", "lighter 0.45"]
+    assert isinstance(Recipe.from_dict(result.record.recipe).steps[0], lissom.Lighten)
+    assert any("0 channel 0.25 was chosen" in note for note in result.record.notes)
+    assert any(note.startswith("0 became channel blocks (") for note in result.record.notes)
+    recipe = Recipe.from_dict(result.record.recipe)
+    again = lissom.compress(network, inputs_of(120), out=tmp_path / "again", recipe=recipe, max_drop=0.9, ship="onnx")
     assert again.record.bytes.onnx == result.record.bytes.onnx
