@@ -53,8 +53,7 @@ def setting(seed: int, *, quick: bool) -> tuple[Network, Job]:
     """The trained network and its job."""
     torch.set_num_threads(1)
     network = original()
-    made = make_job(seed, network.preprocess or Preprocess(), quick=quick)
-    job = made if isinstance(made, Job) else made[0]
+    job = make_job(seed, network.preprocess or Preprocess(), quick=quick)
     return network, dataclasses.replace(job, teacher=network)
 
 
