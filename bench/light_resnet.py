@@ -33,7 +33,7 @@ from structured import FINETUNE, accuracy, make_job, original
 __all__ = ["CHOSEN", "UNIFORM", "figures", "rows"]
 
 FACTOR = 2.0
-SAMPLES = 256
+SAMPLES = 128
 PILOT = 10
 """A pilot trains on one image of so many."""
 
@@ -42,7 +42,6 @@ UNIFORM = ("channel", "spatial", "tucker", "separable", "grouped", "narrow")
 
 CHOSEN: dict[str, Callable[[Variant], bool]] = {
     "all": lambda _: True,
-    "blocks": lambda variant: len(variant.covers) == 1,
     "widths": lambda variant: not variant.steps or len(variant.covers) > 1,
 }
 """Exact choices among these parts of the library."""
@@ -116,8 +115,8 @@ def chosen(part: str, seed: int, *, quick: bool) -> tuple[Network, dict[str, Any
     """The network that the exact choice among a part of the library makes, and what it chose."""
     network, job = setting(seed, quick=quick)
     cache = None if quick else Path(ROOT / "bench" / "cache" / "light" / str(seed))
-    ratios = (0.25, 0.7) if quick else (0.25, 0.4, 0.55, 0.7)
-    some = tuple(filter(CHOSEN[part], variants(network, job, SAMPLES, ratios=ratios, least=0.01)))
+    ratios = (0.25, 0.7) if quick else (0.25, 0.45, 0.7)
+    some = tuple(filter(CHOSEN[part], variants(network, job, SAMPLES, ratios=ratios, least=0.03)))
     library = Library(network, dataclasses.replace(job, checkpoints=cache), some, samples=SAMPLES)
     found = library.best("macs", 1 / FACTOR)
     steps: tuple[Step, ...] = found.recipe.steps
