@@ -1,6 +1,6 @@
 """ResNet-20 at half its multiply-accumulates: what the search chooses, beside one kind and ratio in every layer.
 
-Both sides get the same: each way is made from the trained network, trained on a tenth of the images, and the best by
+Both sides get the same: each way is made from the trained network, trained on one image of twenty, and the best by
 validation accuracy is made again and trained on all of them. The test images are read once for each side.
 """
 
@@ -34,7 +34,7 @@ __all__ = ["CHOSEN", "UNIFORM", "figures", "rows"]
 
 FACTOR = 2.0
 SAMPLES = 128
-PILOT = 10
+PILOT = 20
 """A pilot trains on one image of so many."""
 
 UNIFORM = ("channel", "spatial", "tucker", "separable", "grouped", "narrow")
@@ -131,7 +131,7 @@ SIDES: dict[str, tuple[tuple[str, ...], Callable[..., tuple[Network, dict[str, A
 
 
 def pilot(side: str, way: str, seed: int, *, quick: bool) -> dict[str, Any]:
-    """One way of one side, trained on a tenth."""
+    """One way of one side, trained on one image of twenty."""
     network, job = setting(seed, quick=quick)
     made, told = SIDES[side][1](way, seed, quick=quick)
     row = {"macs_factor": round(capture(network).macs / capture(made).macs, 4), **told}
