@@ -39,10 +39,7 @@ STEPS: dict[str, Step] = {
     "layers": PruneLayers(count=1, samples=16),
     "factors": Factorize(ratio=0.6, samples=16),
     "factors of weights": Factorize(energy=0.8, samples=0),
-    "factors for MACs": Factorize(macs=0.7, samples=16),
-    "spatial factors": Factorize(method="spatial", ratio=0.5, samples=16),
     "separable": Substitute(kind="separable", samples=16),
-    "bottleneck": Substitute(kind="bottleneck", samples=16),
     "narrow": Substitute(kind="narrow", samples=16),
     "lighter": Lighten(parts=(Substitute(kind="grouped", samples=16), Factorize(ratio=0.6, samples=16))),
 }

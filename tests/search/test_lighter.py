@@ -66,6 +66,7 @@ def test_the_job_tries_them_and_the_report_says_what_became_what(
 ) -> None:
     monkeypatch.setattr("lissom.search.policy.LIGHT", {"size": 0, "latency": 0})
     monkeypatch.setattr("lissom.search.policy.ROUNDS", 0)
+    monkeypatch.setattr("lissom.search.policy.TRAINING_SAMPLES", {"size": 100, "latency": 100})
     result = lissom.compress(network, inputs_of(120), out=tmp_path / "out", max_drop=0.9, ship="onnx")
     names = [trial.name for trial in result.record.trials]
     assert names[-2:] == ["lighter 0.7", "lighter 0.45"]
