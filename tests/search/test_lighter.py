@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from lissom.network import Network
 from lissom.recipe import Recipe
 from lissom.search.bisection import Fixed
 from lissom.search.lighter import Lighter
+from lissom.search.limits import Goal
 from lissom.search.policy import lighter, lighter_recipe
 from lissom.train.losses import default_loss
 
@@ -42,9 +44,20 @@ def job(network: Network, tmp_path: Path) -> Job:
     return Job(data=data, loss=default_loss(data), metric=default_metric(data), teacher=network, checkpoints=tmp_path)
 
 
-def test_candidates_are_the_same_when_a_job_resumes(network: Network, job: Job) -> None:
-    for goal in ("latency", "size"):
-        made = [Lighter(network, job, goal, partial(lighter_recipe, epochs=1, goal=goal), 32) for _ in range(2)]
+def test_candidates_are_the_same_when_a_job_resumes(network: Network, job: Job, tmp_path: Path) -> None:
+    one = Network(nn.Sequential(nn.Linear(32, 64), nn.ReLU()), network.example_inputs)  # each variant is timed: have few
+    goals: tuple[tuple[Goal, Network], ...] = (("latency", one), ("size", network))
+    for goal, given in goals:
+        made = [
+            Lighter(
+                given,
+                dataclasses.replace(job, teacher=given, checkpoints=tmp_path / goal),
+                goal,
+                partial(lighter_recipe, epochs=1, goal=goal),
+                32,
+            )
+            for _ in range(2)
+        ]
         first, again = [search.ask() for search in made]
         assert first is not None
         assert first == again
@@ -67,8 +80,8 @@ def test_the_job_tries_them(network: Network, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("lissom.search.policy.TRAINING_SAMPLES", {"size": 100, "latency": 100})
     result = lissom.compress(network, inputs_of(120), out=tmp_path / "out", max_drop=0.9)
     tried = {trial.name: trial.recipe for trial in result.record.trials}
-    assert tried["lighter 0.7"].startswith("Lighten(parts=(Factorize(")
-    assert tried["lighter 0.45"].startswith("Lighten(parts=(Factorize(")
+    assert "Lighten(parts=(Factorize(" in tried["lighter 0.7"]
+    assert "Lighten(parts=(Factorize(" in tried["lighter 0.45"]
 
 
 def test_the_report_says_what_became_what(network: Network, tmp_path: Path) -> None:
