@@ -139,7 +139,8 @@ def test_a_limit_on_time_is_dealt_out_by_measuring_and_kept(residual: tuple[Netw
     seconds = json.loads((tmp_path / "times.json").read_text())
     assert all(value > 0 for value in seconds.values())
     assert {name.split()[0] for name in seconds} == {"stem", "body"}
-    assert made.slices or any("no layer was factored" in note for note in made.notes)
+    told = ("no layer was factored", "no ranks leave only 80%")  # on a machine where no factors are faster
+    assert made.slices or any(note.startswith(told) for note in made.notes)
     step.apply(network, job)
     assert json.loads((tmp_path / "times.json").read_text()) == seconds
 

@@ -90,7 +90,8 @@ class Factorize(Step):
             return places.replaced(self.block_for, job)
         sizes, missed = chosen
         made = places.replaced(lambda path, *_: (self.method, sizes[path]), job)
-        made = made if self.latency is None else _if_faster(made, network, places.inputs[0])
+        if self.latency is not None and any(sizes.values()):
+            made = _if_faster(made, network, places.inputs[0])
         return made.noting(missed) if missed else made
 
     def block_for(self, _: str, layer: nn.Module, target: Target) -> tuple[str, tuple[int, ...]]:
