@@ -147,11 +147,11 @@ _CAPTURED: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Graph]] = weakref.Wea
 
 
 def _form(network: Network) -> tuple[Any, ...]:
-    """What a graph depends on, as far as it can change in a module that stays the same object."""
+    """What a graph depends on, as far as it can change in a module that stays the same object; a new rule makes a new graph."""
     parts = tuple((name, type(part), _settings(part)) for name, part in network.module.named_modules())
     tensors = tuple((name, tensor.shape, tensor.dtype) for name, tensor in network.module.state_dict().items())
     inputs = tuple((tensor.shape, tensor.dtype) for tensor in network.example_inputs)
-    return parts, tensors, inputs, network.input_names, str(network.dynamic_axes)
+    return parts, tensors, inputs, network.input_names, str(network.dynamic_axes), frozenset(rules)
 
 
 def _settings(part: nn.Module) -> tuple[tuple[str, str], ...]:
