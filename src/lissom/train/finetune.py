@@ -123,7 +123,8 @@ class Finetune(Step):
         if job.train is not None:
             job.train(trained.module, job)
             trained.module.eval()
-            return trained if self.rate is None else trained.noting("the archive's bits were left out of a training loop of your own")
+            left_out = "a training loop of your own leaves the archive's bits out"
+            return trained if self.rate is None else trained.noting(left_out)
         with torch.random.fork_rng():
             torch.manual_seed(job.seed)
             return _Training(self, trained, job).run()
