@@ -277,7 +277,8 @@ def check(bench: Bench) -> None:
         if not file.exists():
             continue
         kind = row["network"]
-        job = resnet_record.job_of(0, structured.original()) if kind.startswith("resnet20") else job_for(splits(images_for(kind), 0), 0)
+        resnet = kind.startswith("resnet20")
+        job = resnet_record.job_of(0, structured.original()) if resnet else job_for(splits(images_for(kind), 0), 0)
         size, found = file.stat().st_size, error(rebuilt(file), job.data.test, job)
         same = "as recorded" if (size, found) == (row["bytes"], row["test_error"]) else f"RECORDED {row['test_error']:.2%}"
         print(f"{file.name}: {size:,} bytes, {row['fp32_bytes'] / size:.1f}x, test error {found:.2%}, {same}")
