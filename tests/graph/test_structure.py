@@ -104,6 +104,23 @@ def test_tied_weights_are_sliced_once_and_stay_tied():
     assert (pruned.module.head.in_features, pruned.module.embedding.embedding_dim) == (2, 2)
 
 
+class NumbersAsFloats(nn.Module):
+    """Token numbers come as floats, as some exporters of Keras write them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(7, 6), nn.Linear(6, 3)
+
+    def forward(self, numbers):
+        return self.out(self.embedding(numbers.long()).relu())
+
+
+def test_the_proof_gives_token_numbers_that_come_as_floats_no_noise():
+    torch.manual_seed(0)
+    network = Network(NumbersAsFloats(), (torch.randint(0, 7, (2, 5)).float(),))
+    assert halved(network).module.embedding.weight.shape == (7, 3)
+
+
 def test_a_bypass_answers_as_the_block_did():
     class Wrapped(nn.Linear):
         def forward(self, x):

@@ -301,12 +301,15 @@ def _outputs(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] 
 
 
 def _random_inputs(examples: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Inputs of the examples' shapes and kinds: normal where they are floats, the same values in another order elsewhere."""
+    """Inputs of the examples' shapes and kinds: normal where they measure, the same values in another order where they count.
+
+    Integers count; so do floats that are all whole and differ, which are the token numbers of files that read them so.
+    """
     generator = torch.Generator().manual_seed(0)
     found = []
     for example in examples:
         plain = example.detach().cpu()
-        if plain.is_floating_point():
+        if plain.is_floating_point() and not _counts(plain):
             spread = float(plain.float().std()) if plain.numel() > 1 else 0.0
             noise = torch.randn(plain.shape, generator=generator) * (spread or 1.0) + plain.float().mean()
             found.append(noise.to(example.dtype).to(example.device))
@@ -314,3 +317,8 @@ def _random_inputs(examples: Sequence[Tensor]) -> tuple[Tensor, ...]:
             order = torch.randperm(plain.numel(), generator=generator)
             found.append(plain.flatten()[order].reshape(plain.shape).to(example.device))
     return tuple(found)
+
+
+def _counts(plain: Tensor) -> bool:
+    """Whether floats are whole numbers, and more than one: a constant says nothing about what an input may be."""
+    return bool((plain == plain.round()).all()) and bool((plain != plain.flatten()[0]).any()) if plain.numel() else False
