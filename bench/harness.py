@@ -37,11 +37,17 @@ class Bench:
         self.name, self.figures, self.quick = name, figures, quick
         self.path = ROOT / "bench" / "results" / f"{name}{'.quick' if quick else ''}.json"
         self.rows: list[dict[str, Any]] = self._stands().get("rows", [])
+        self.forgotten: list[dict[str, Any]] = []
         self.seconds: float = self._stands().get("seconds", 0.0)
 
     def _stands(self) -> dict[str, Any]:
         """What the file holds now."""
         return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() and not self.quick else {}
+
+    def forget(self, which: Callable[[dict[str, Any]], bool]) -> None:
+        """Leave out the rows that ``which`` holds for, so that they are made again."""
+        self.forgotten += [row for row in self.rows if which(row)]
+        self.rows = [row for row in self.rows if not which(row)]
 
     def row(self, key: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The row known by ``key``: read back where it stands, else made and kept at once."""
@@ -59,7 +65,8 @@ class Bench:
 
     def save(self) -> dict[str, float | None]:
         """Write all rows and the figures that follow from them; rows that another run has added meanwhile stay."""
-        self.rows += [row for row in self._stands().get("rows", []) if row not in self.rows]
+        stands = self._stands().get("rows", [])
+        self.rows += [row for row in stands if row not in self.rows and row not in self.forgotten]
         figures = self.figures(self.rows)
         write_json(
             self.path,

@@ -72,7 +72,7 @@ def main() -> None:
     onnxruntime.set_default_logger_severity(4)
     bench = Bench("onnx_reader", figures, quick=chosen.quick)
     if chosen.again:
-        bench.rows = [row for row in bench.rows if chosen.again not in row.get("file", row["kind"])]
+        bench.forget(lambda row: chosen.again in row.get("file", row["kind"]))
     bench.row({"kind": "node_tests"}, _node_tests)
     real = [entry for entry in FILES["real"] if chosen.only in entry["path"]]
     for entry in real[: 2 if chosen.quick else None]:

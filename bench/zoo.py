@@ -231,7 +231,7 @@ def main() -> None:
     bench = Bench("zoo", figures, quick=options.quick)
     theirs = {row["architecture"]: row["torch_pruning"] for row in bench.rows}
     if options.again:
-        bench.rows = []
+        bench.forget(lambda _: True)
     for entry in ZOO:
         if not options.quick or entry.name in QUICK:
             bench.row(

@@ -22,6 +22,7 @@ from lissom.grids import Codebook, LearntStep
 from lissom.job import Job, step_from
 from lissom.measure.metrics import measure
 from lissom.network import Network
+from lissom.quantize.weights import QuantizeWeights
 from lissom.train.finetune import Finetune
 from lissom.train.rate import Prior, Rate, RateTerm
 from lissom.train.rate.choice import Choice
@@ -145,6 +146,30 @@ def test_arrives_at_the_size_that_is_asked_for(job: Job, size: int) -> None:
     rate = Rate(weight=0.02, max_size=size)
     network = Finetune(epochs=60, learning_rate=2e-2, rate=rate).apply(wide(), job)
     assert archive(network) == pytest.approx(size, rel=0.15)
+
+
+def by_hand(module: nn.Module, job: Job) -> None:
+    """A loop of one's own, which knows nothing of archives."""
+    optimizer = torch.optim.Adam(module.parameters(), lr=2e-2)
+    for epoch in range(60):
+        for inputs, targets in job.data.train.batches(64, seed=epoch):
+            optimizer.zero_grad()
+            job.loss((module(*inputs),), targets).backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize("size", [None, 300])
+def test_a_loop_of_ones_own_trains_against_the_archive_too(job: Job, size: int | None) -> None:
+    own = dataclasses.replace(job, train=by_hand)
+    network = Finetune(epochs=60, rate=Rate(weight=0.05, max_size=size)).apply(wide(), own)
+    plain = QuantizeWeights(bits=8).apply(Finetune(epochs=1).apply(wide(), own), own)
+    assert archive(network) < 0.6 * archive(plain)
+    if size is not None:
+        assert archive(network) == pytest.approx(size, rel=0.15)
+    assert f"{archive(network):,} bytes written" in network.notes[-1]
+    before, after = (measure(each.outputs, job.data.validation, job.metric).value for each in (plain, network))
+    assert after > before - 0.1
+    assert not any(latent._post_accumulate_grad_hooks for latent in network.module.parameters())
 
 
 def test_layers_weigh_as_they_are_told(job: Job) -> None:

@@ -277,7 +277,7 @@ class _Writer:
         if self.model.ir_version <= WITH_INPUTS:
             inputs += [onnx.helper.make_tensor_value_info(each.name, each.data_type, list(each.dims)) for each in fresh]
         if self.resized:
-            graph.ClearField("value_info")  # shapes of values that are smaller now
+            _forget_shapes(graph)
         fields = {"initializer": [*kept, *fresh], "node": [*self.editor.nodes, *old_nodes], "input": inputs}
         for field, values in fields.items():
             copies = [type(value).FromString(value.SerializeToString()) for value in values]  # type: ignore[attr-defined]
@@ -325,6 +325,17 @@ def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from _nodes(attribute.g)
+
+
+def _forget_shapes(graph: GraphProto) -> None:
+    """Leave out the sizes of values inside: some are smaller now. Ranks stay, which a Loop's body cannot do without."""
+    graph.ClearField("value_info")
+    branches = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+    for branch in branches:
+        for value in (*branch.input, *branch.output):
+            for size in value.type.tensor_type.shape.dim:
+                size.Clear()
+        _forget_shapes(branch)
 
 
 def _names_only(model: ModelProto) -> ModelProto:

@@ -98,7 +98,8 @@ class Finetune(Step):
         distill: How the teacher is imitated; None for labels alone.
         during: A step that acts while this one trains: ``PruneWeights(schedule=…)``.
         patience: Stop after this many epochs without a better validation metric, and keep the best; None trains on.
-        rate: Train against the archive's bits; a number is the weight of :class:`Rate`.
+        rate: Train against the archive's bits; a number is the weight of :class:`Rate`. A training loop of your own
+            (``train`` of the job) needs to know nothing of it: gradients of the bits are added to those that it takes.
 
     Raises:
         LissomError: the loss became NaN or infinite.
@@ -121,13 +122,21 @@ class Finetune(Step):
         """The trained network."""
         trained = edits.copy(network)
         if job.train is not None:
-            job.train(trained.module, job)
-            trained.module.eval()
-            left_out = "a training loop of your own leaves the archive's bits out"
-            return trained if self.rate is None else trained.noting(left_out)
+            return self._by_own_loop(job.train, trained, job)
         with torch.random.fork_rng():
             torch.manual_seed(job.seed)
             return _Training(self, trained, job).run()
+
+    def _by_own_loop(self, train: Callable[..., Any], network: Network, job: Job) -> Network:
+        """Trained by the user's loop, which may be longer or shorter than ``epochs`` of these batches."""
+        module, rate = network.module, None
+        if self.rate is not None:
+            rate = RateTerm(self.rate, module, len(job.data.train))
+        steps = self.epochs * -(-len(job.data.train) // self.batch_size)
+        with contextlib.nullcontext() if rate is None else rate.under_any_loop(steps):
+            train(module, job)
+        module.eval()
+        return network if rate is None else network.noting(rate.settle())
 
 
 class _Training:

@@ -36,9 +36,9 @@ def recurrent(*, by_condition: bool, body_outputs: int = 4) -> ModelProto:
     value = helper.make_tensor_value_info
     body = helper.make_graph(
         body_nodes, "body",
-        [value("round", INT, []), value("go", BOOL, []), value("step", INT, []), value("state", FLOAT, None)],
-        [value("goes_on", BOOL, []), value("step_next", INT, []), value("state_next", FLOAT, None),
-         value("collected", FLOAT, None)][:body_outputs],
+        [value("round", INT, []), value("go", BOOL, []), value("step", INT, []), value("state", FLOAT, ["n", 8])],
+        [value("goes_on", BOOL, []), value("step_next", INT, []), value("state_next", FLOAT, ["n", 8]),
+         value("collected", FLOAT, ["n", 8])][:body_outputs],
     )  # fmt: skip
     first = [
         helper.make_node("Transpose", ["images"], ["x"], perm=[1, 0, 2]),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -72,13 +74,52 @@ class RateTerm:
 
     def loss(self, progress: float) -> Tensor:
         """What is added to the loss of a batch, at ``progress`` from 0 to 1."""
+        self._step(progress)
+        return self._weighted() * self._price(progress)
+
+    @contextlib.contextmanager
+    def under_any_loop(self, steps: int) -> Iterator[None]:
+        """Inside, each weight's gradient gets that of its bits as soon as a loop that knows nothing of them has it.
+
+        Args:
+            steps: How many times the loop is expected to take gradients back: warm-up and steering go by that.
+        """
+        first = next(iter(self.latents), "")
+        handles = [
+            latent.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                functools.partial(self._pull, name, name == first, steps)
+            )
+            for name, latent in self.latents.items()
+            if latent.requires_grad
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.hold_to_archive()
+
+    def _pull(self, name: str, leads: bool, steps: int, latent: Tensor) -> None:
+        progress = min(1.0, self.count / steps)
+        if leads:
+            self._step(progress)
+        with torch.enable_grad():
+            bits = self.multiples[name] * self.priors[name].bits(self._kept(name), self.units[name])
+            (gradient,) = torch.autograd.grad(bits * self._price(progress), latent)
+        assert latent.grad is not None
+        latent.grad += gradient
+
+    def _step(self, progress: float) -> None:
         self.count += 1
         if self.count % FIT_EVERY == 0:
             self._fit()
             if self.rate.max_size is not None and progress >= self.rate.warmup and not self.held:
                 self._steer(progress)
+
+    def _price(self, progress: float) -> float:
+        """What a bit costs in the loss of a batch."""
         rise = min(1.0, progress / self.rate.warmup) if self.rate.warmup > 0 else 1.0
-        return self._weighted() * (rise * self.weight / self.samples)
+        return rise * self.weight / self.samples
 
     def _weighted(self) -> Tensor:
         """The bits that still move, each tensor's times its multiple."""
