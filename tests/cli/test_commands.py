@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,13 @@ def test_help_loads_nothing_heavy():
     assert told.rstrip().endswith("LOADED []")
     for command in COMMANDS:
         assert command in told
+
+
+def test_the_package_runs_as_a_module():
+    run = subprocess.run(
+        [sys.executable, "-m", "lissom", "--version"], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert version("lissom") in run.stdout
 
 
 def test_the_shell_completes_commands():
