@@ -67,13 +67,13 @@ def shift_batch_norm(
     batches: Sequence[tuple[Tensor, ...]],
     kept: Mapping[str, Sequence[int]] | None = None,
 ) -> int:
-    """Move the running statistics by what the edits since ``original`` moved them on ``batches``, in place.
+    """Set the running statistics to the original's, moved by what the edits since then move them on ``batches``, in place.
 
     A few calibration batches differ from all the (augmented) data of training, and plain recalibration puts that
-    difference into every layer. Here it cancels: a network without edits stays as it is, to the bit.
+    difference into every layer. Here it cancels: a network without edits gets the original's own.
 
     Args:
-        module: The edited network, with the original's statistics.
+        module: The edited network.
         original: The network before the edits.
         batches: Inputs of each batch.
         kept: Of sliced statistics (``"path.running_mean"``), which of the original's positions are left.
@@ -91,25 +91,29 @@ def shift_batch_norm(
     layers = _layers(module)
     if isinstance(module, KerasModule) or not layers:
         return recalibrate_batch_norm(module, batches)
-    standing = {path: (layer.running_mean.clone(), layer.running_var.clone()) for path, layer in layers.items()}
-    reference = edits.copy_module(original)
+    standing, reference = (edits.copy_module(original) for _ in range(2))
     recalibrate_batch_norm(reference, batches)
     recalibrate_batch_norm(module, batches)
-    before = _layers(reference)
+    before, on_batches = _layers(standing), _layers(reference)
     for path, layer in layers.items():
         if path not in before:
             continue
-        places = (kept or {}).get(f"{path}.running_mean", range(before[path].num_features))
+        places = list((kept or {}).get(f"{path}.running_mean", range(before[path].num_features)))
         if len(places) == layer.num_features:
-            mean, variance = (each[list(places)] for each in (before[path].running_mean, before[path].running_var))
-            layer.running_mean.add_(standing[path][0] - mean)
-            layer.running_var.mul_(standing[path][1] / variance.clamp(min=1e-12))
+            (mean, variance), (mean_here, variance_here) = (_statistics(each[path], places) for each in (before, on_batches))
+            layer.running_mean.copy_(mean + (layer.running_mean - mean_here))
+            layer.running_var.copy_(variance * (layer.running_var / variance_here.clamp(min=1e-12)))
     return len(layers)
 
 
 def _layers(module: nn.Module) -> dict[str, Any]:
     """The layers that keep running statistics, by path."""
     return {path: part for path, part in module.named_modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats}
+
+
+def _statistics(layer: Any, places: list[int]) -> tuple[Tensor, Tensor]:
+    """Running mean and variance of some channels."""
+    return layer.running_mean[places], layer.running_var[places]
 
 
 def _recalibrate_keras(module: KerasModule, batches: Iterable[tuple[Tensor, ...]]) -> int:

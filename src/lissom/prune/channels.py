@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from lissom.calibrate.batch_norm import recalibrate_batch_norm
+from lissom.calibrate.batch_norm import shift_batch_norm
 from lissom.calibrate.inputs import calibration_inputs
-from lissom.calibrate.reconstruction import reconstruct
+from lissom.calibrate.reconstruction import kept_rows, reconstruct
 from lissom.deploy import deploy
 from lissom.errors import UsageError
 from lissom.graph.attributes import siblings
@@ -152,8 +152,8 @@ def _remove(
 
 
 def mend(network: Network, original: Network, job: Job, samples: int) -> None:
-    """Refit ``network.module`` in place to ``original`` on calibration data, and recalibrate its batch norms."""
+    """Refit ``network.module`` in place to ``original`` on calibration data, and move its batch norms' statistics along."""
     batches = calibration_inputs(network, job, samples)
     if batches:
         reconstruct(network, original, batches, job.check_time)
-        recalibrate_batch_norm(network.module, batches)
+        shift_batch_norm(network.module, original.module, batches, kept_rows(original, network))
