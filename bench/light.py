@@ -38,8 +38,8 @@ KEPT = 0.7
 LENGTH = 32
 """Tokens of a sentence that are read; most have fewer."""
 
-SAMPLES = 128
-"""Sentences that the factors are fitted on: about four thousand positions for 1,536 inputs."""
+SAMPLES = 256
+"""Sentences that the factors are fitted on: about four thousand real tokens for 1,536 inputs."""
 
 EMBEDDINGS = ("word", "position", "token_type")
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,8 @@ class Options:
         seed: Decides every random choice.
         device: Where training runs.
         progress: Where progress is shown.
+        executor: Any :class:`concurrent.futures.Executor`; the parts of the library of lighter parts are then fitted and
+            measured side by side. Latencies are best measured in turn: leave it out for the goal latency on a busy machine.
         curve: Train the whole curve of size against accuracy, each point from the last, in place of the search for one
             recipe; the limits pick the point. Only for the goal size.
         force: Replace what stands in the output folder.
@@ -86,6 +89,7 @@ class Options:
     seed: int = 0
     device: str = "cpu"
     progress: Progress | None = None
+    executor: Executor | None = None
     curve: bool = False
     force: bool = False
     command: str = ""
@@ -132,7 +136,8 @@ def compress(network: Network | nn.Module | str, data: Any, *, out: str | Path |
         out: The folder for files, where an interrupted run resumes; None keeps them in a temporary folder until
             :meth:`Result.save`.
         options: The fields of :class:`Options`: ``max_drop``, ``max_size``, ``max_latency``, ``max_time``, ``goal``,
-            ``ship``, ``recipe``, ``metric``, ``loss``, ``train``, ``task``, ``seed``, ``device``, ``progress``, ``force``.
+            ``ship``, ``recipe``, ``metric``, ``loss``, ``train``, ``task``, ``seed``, ``device``, ``progress``, ``executor``,
+            ``force``.
 
     Returns:
         The result; ``result.record.limits`` says which limits are met.
@@ -207,6 +212,7 @@ def _prepare(network: Network | nn.Module | str, data: Any, settings: Options) -
         seed=settings.seed,
         device=settings.device,
         progress=settings.progress or Silent(),
+        executor=settings.executor,
         deadline=None if settings.max_time is None else time.monotonic() + settings.max_time,
     )
 

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,7 @@ class Job:
         progress: Where progress is shown.
         checkpoints: Folder in which long steps keep what they need to resume; None keeps nothing.
         deadline: ``time.monotonic()`` after which work stops; None for no limit.
+        executor: Any :class:`concurrent.futures.Executor`, for work that can go side by side; None does it in turn.
     """
 
     data: Data
@@ -105,6 +107,7 @@ class Job:
     progress: Progress = dataclasses.field(default_factory=Silent)
     checkpoints: Path | None = None
     deadline: float | None = None
+    executor: Executor | None = None
 
     def check_time(self) -> None:
         """Raise :class:`OutOfTime` once the deadline has passed."""

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lissom import edits
 from lissom.calibrate.inputs import calibration_inputs
 from lissom.choice import Option, choose
-from lissom.deploy import deploy
+from lissom.deploy import Deploy, deploy
 from lissom.errors import DeployFailed, LissomError, ModelRefused
 from lissom.factorize.fit import fit
 from lissom.factorize.ranks import macs_of
@@ -39,6 +39,9 @@ __all__ = ["Budget", "Choice", "Entry", "Library"]
 
 TRIES = 4
 """Choices that are run and measured: the best by estimate, and runners-up."""
+
+FEW = 8
+"""Samples that give the ranges of a file in integers that is only timed."""
 
 CALLS = 60
 """Timed calls of each variant; the winner is timed at length, like every file that is handed over."""
@@ -127,6 +130,7 @@ class Library:
         variants: What there is to choose from: :func:`lissom.search.variants.variants`, or some of them.
         samples: Calibration samples that variants are fitted on, and validation samples that they are measured on.
         timed: Whether each is timed in its place, in ONNX Runtime.
+        ships: How the file is made whose time counts: in integers, where integers will ship.
     """
 
     network: Network
@@ -134,11 +138,19 @@ class Library:
     variants: tuple[Variant, ...]
     samples: int = 256
     timed: bool = False
+    ships: Deploy = dataclasses.field(default_factory=Deploy)
 
     @cached_property
     def _file(self) -> bytes:
         """The original's file, which variants are timed beside."""
-        return deploy(self.network).to_bytes()
+        return self._bytes_of(self.network)
+
+    def _bytes_of(self, made: Network) -> bytes:
+        """The file as it ships, but for ranges of integers: they move no time, and the best take long to find."""
+        quick = dataclasses.replace(self.ships, ranges="minmax", samples=FEW)
+        needed = self.ships.precision == "int8"
+        calibration = calibration_inputs(self.network, self.job, FEW) if needed else None
+        return deploy(made, quick, calibration).to_bytes()
 
     @cached_property
     def _times(self) -> dict[str, float]:
@@ -170,10 +182,11 @@ class Library:
         here = [part for covers, part in parts.items() if executor is None or len(covers) > 1]
         there = [part for part in parts.values() if part not in here]
         found: dict[str, Entry] = {}
+        alone = dataclasses.replace(self, job=dataclasses.replace(self.job, executor=None))  # which no other process can take
         with self.job.progress.task("measuring lighter variants", len(self.variants)) as task:
             for some, side_by_side in ((here, None), (there, executor)):
                 measure = map if side_by_side is None else side_by_side.map
-                for part, measured in zip(some, measure(self.part, some), strict=True):
+                for part, measured in zip(some, measure(alone.part, some), strict=True):
                     self.job.check_time()
                     found.update(measured)
                     task.advance(len(part))
@@ -306,7 +319,7 @@ class Library:
         if not self.timed or form in self._times:
             return self._times.get(form, 1.0)
         inputs = [tensor[:1].numpy() for tensor in calibration_inputs(self.network, self.job, 1)[0]]
-        found = 1 / compare(self._file, deploy(made).to_bytes(), inputs, calls=CALLS).ratio
+        found = 1 / compare(self._file, self._bytes_of(made), inputs, calls=CALLS).ratio
         if form:
             self._times[form] = found
         return found

@@ -48,7 +48,9 @@ class Lighter:
     @cached_property
     def _library(self) -> Library:
         found = tuple(variants(self.network, self.job, self.samples, ratios=RATIOS, least=LEAST))
-        return Library(self.network, self.job, found, samples=self.samples, timed=self.goal == "latency")
+        return Library(
+            self.network, self.job, found, samples=self.samples, timed=self.goal == "latency", ships=self.after(()).deploy
+        )
 
     def ask(self) -> Candidate | None:
         """The choice at the next share; None after the last, or where no part of the network can be made lighter."""
@@ -56,7 +58,7 @@ class Lighter:
             return None
         share, budget = SHARES[self.tried], BUDGETS[self.goal]
         try:
-            choice = self._library.best(budget, share)
+            choice = self._library.best(budget, share, self.job.executor)
         except ModelRefused:
             return None
         if not choice.variants:
