@@ -24,6 +24,7 @@ from quantization import BATCH, ERRORS, NETWORKS
 Weights = dict[str, npt.NDArray[np.float32]]
 Values = dict[str, Quantized | npt.NDArray[np.float32]]
 TRIES = 6
+BESIDE = 0.4  # steps of the price's logarithm, where the test split asks for another point
 NEAR = 0.2  # how far, by the logarithm, a point's divergence may lie from the wanted one on the validation split
 
 
@@ -50,6 +51,11 @@ class Probe:
         with torch.no_grad():
             found = [module(*parts) for parts in zip(*(part.split(BATCH) for part in chosen), strict=True)]
         return np.concatenate([(each[0] if isinstance(each, tuple) else each).numpy() for each in found])
+
+    def try_out(self, price: float) -> None:
+        """Find the levels at a price, given by its logarithm, and how far they diverge on the validation split."""
+        values = self.priced.at(math.exp(price))
+        self.points[price] = math.log(self.divergence(values, "validation")), values
 
     def divergence(self, values: Values, split: str) -> float:
         """The mean over a split, with these parameters and buffers in the place of the original's."""
@@ -90,17 +96,33 @@ def equal_divergence(probe: Probe, weights: Weights, decoded: Weights, step: flo
     if not wanted["test"] < 0.9 * zeros:
         return row
     unused = {key: rate_distortion_levels(value, step) for key, value in weights.items() if key not in probe.known}
-    points = []
-    for values in _around(probe, wanted["validation"]):
+
+    def point(price: float) -> tuple[float, float]:
+        """Logarithms of the divergence on the test split, and of the bytes."""
+        values = probe.points[price][1]
         levels = {name: value for name, value in values.items() if isinstance(value, Quantized)}
-        points.append((math.log(probe.divergence(values, "test")), math.log(len(encode({**levels, **unused}, effort="best")))))
-    (a, b), (c, d) = points
-    size = math.exp(b + (d - b) * (math.log(wanted["test"]) - a) / (c - a))
-    return {**row, "bytes": round(size), "points": points}
+        return math.log(probe.divergence(values, "test")), math.log(len(encode({**levels, **unused}, effort="best")))
+
+    goal = math.log(wanted["test"])
+    points = {price: point(price) for price in _around(probe, wanted["validation"])}
+    for _ in range(TRIES):  # the two splits are not alike: go on until the wanted divergence lies between two points
+        off = [found - goal for found, _ in points.values()]
+        if min(off) <= 0 <= max(off):
+            break
+        price = min(points) - BESIDE if min(off) > 0 else max(points) + BESIDE
+        probe.try_out(price)
+        points[price] = point(price)
+    below = [found for found in points.values() if found[0] <= goal]
+    above = [found for found in points.values() if found[0] > goal]
+    if not below or not above:
+        return row
+    (a, b), (c, d) = max(below), min(above)
+    size = math.exp(b + (d - b) * (goal - a) / (c - a))
+    return {**row, "bytes": round(size), "points": sorted(points.values())}
 
 
-def _around(probe: Probe, wanted: float) -> list[Values]:
-    """The levels at two prices that diverge about as much as wanted on the validation split, by the secant of logarithms."""
+def _around(probe: Probe, wanted: float) -> list[float]:
+    """Two prices at which levels diverge about as much as wanted on the validation split, by the secant of logarithms."""
     goal = math.log(wanted)
     for _ in range(TRIES):
         known = sorted(probe.points, key=lambda price: abs(probe.points[price][0] - goal))[:2]
@@ -112,7 +134,5 @@ def _around(probe: Probe, wanted: float) -> list[Values]:
             slope = min(max((off[0] - off[1]) / (known[0] - known[1]), 0.3), 3.0)
         # Right at the goal, and where a point lies there already, a little to its other side.
         aim = math.copysign(NEAR, off[0]) if off and abs(off[0]) < NEAR else 0.0
-        price = known[0] - (off[0] + aim) / slope if known else math.log(1e-9 + 1e-8 * wanted)
-        values = probe.priced.at(math.exp(price))
-        probe.points[price] = math.log(probe.divergence(values, "validation")), values
-    return [probe.points[price][1] for price in known]
+        probe.try_out(known[0] - (off[0] + aim) / slope if known else math.log(1e-9 + 1e-8 * wanted))
+    return known

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from lissom import files
+from lissom.codec import encode
 from lissom.errors import CorruptArchive, InputRefused, ModelRefused, UsageError
 from lissom.pack import open as open_archive
 from lissom.pack import pack, unpack
+from lissom.weights_files import BASE, read_weights
 
 
 @pytest.fixture
@@ -61,6 +64,42 @@ def test_a_difference_to_a_base_is_exact_smaller_and_tied_to_its_base(tmp_path, 
         unpack(tmp_path / "delta.lissom", tmp_path / "back.pt")
     with pytest.raises(InputRefused, match="not the file"):
         unpack(tmp_path / "delta.lissom", tmp_path / "back.pt", base=tmp_path / "tuned.pt")
+
+
+def test_a_difference_to_a_tensor_that_the_base_lacks_is_refused(tmp_path):
+    base = tmp_path / "base.pt"
+    torch.save({"other": torch.ones(3)}, base)
+    (tmp_path / "d.lissom").write_bytes(encode({"+w": np.zeros(3, np.int32)}, metadata={BASE: files.digest(base)}))
+    with pytest.raises(CorruptArchive, match="a difference to 'w', and the base has no such tensor"):
+        unpack(tmp_path / "d.lissom", tmp_path / "back.pt", base=base)
+
+
+def test_safetensors_are_mapped_and_a_dtype_that_an_archive_lacks_is_refused_by_its_name(tmp_path):
+    def written(header: str, data: bytes) -> Path:
+        path = tmp_path / "m.safetensors"
+        path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + data)
+        return path
+
+    odd = '{"a":{"dtype":"U8","shape":[3],"data_offsets":[0,3]},"b":{"dtype":"F32","shape":[2],"data_offsets":[3,11]}}'
+    found = read_weights(written(odd, b"123" + np.float32([1.5, -2]).tobytes()), graph=False).tensors
+    assert not found["a"].flags.writeable
+    assert found["b"].tolist() == [1.5, -2.0]
+    assert found["b"].flags.aligned
+    with pytest.raises(ModelRefused, match="a has the dtype F8_E8M0, which an archive cannot hold"):
+        pack(written('{"a":{"dtype":"F8_E8M0","shape":[1],"data_offsets":[0,1]}}', b"1"), tmp_path / "m.lissom")
+    with pytest.raises(InputRefused, match=r"cannot read .*none\.safetensors"):
+        pack(tmp_path / "none.safetensors", tmp_path / "m.lissom")
+
+
+def test_lossy_biases_keep_short_mantissas_and_take_fewer_bytes(tmp_path):
+    values = {"norm.running_var": torch.rand(4000) * 10.0 ** torch.randint(-6, 3, (4000,)), "norm.bias": torch.randn(4000)}
+    torch.save(values, tmp_path / "m.pt")
+    pack(tmp_path / "m.pt", tmp_path / "exact.lissom")
+    pack(tmp_path / "m.pt", tmp_path / "lossy.lissom", quality=30.0)
+    assert (tmp_path / "lossy.lissom").stat().st_size < 0.6 * (tmp_path / "exact.lissom").stat().st_size
+    archive = open_archive(tmp_path / "lossy.lissom")
+    for name, value in values.items():
+        np.testing.assert_allclose(archive[name], value.numpy(), rtol=2**-9)
 
 
 def test_quality_keeps_its_signal_to_noise_ratio(tmp_path):

@@ -12,7 +12,7 @@ from lissom.codec.calibrated import important_levels
 from lissom.data import Arrays, Data
 from lissom.errors import ModelRefused
 from lissom.network import Network
-from lissom.slope import Priced, costs, importance_of, within_drop
+from lissom.slope import Priced, costs, importance_of, token_costs, within_drop
 
 
 def image_network() -> tuple[Network, Data]:
@@ -40,7 +40,11 @@ def test_layers_in_order_lose_less_at_fewer_bytes_than_each_tensor_on_its_own():
     network, data = image_network()
     priced = Priced(network, data)
     together = priced.at(1e-5)
-    assert {name for name in together if "running_mean" in name} == {f"{place}.running_mean" for place in (1, 4, 7)}
+    side = {name for name, value in together.items() if not isinstance(value, Quantized)}
+    assert side == {name for name, value in network.module.state_dict().items() if value.ndim == 1}
+    assert all(
+        (together[name].view(np.uint32) & 0x7FFF == 0).all() for name in side if len(together[name]) >= 16
+    )  # mantissas of eight bits
     assert all(np.isfinite(value.dense() if isinstance(value, Quantized) else value).all() for value in together.values())
     parameters = dict(network.module.named_parameters())
     alone = {
@@ -63,10 +67,34 @@ def test_the_drop_is_within_the_limit_or_nothing_is_given():
 
 def test_rows_never_met_share_what_rows_met_once_cost():
     fisher = torch.tensor([[8.0, 8.0], [2.0, 2.0], [0.0, 0.0], [0.0, 0.0]])
-    found = costs(fisher, torch.tensor([5.0, 1.0, 0.0, 0.0]))
-    assert found.tolist() == [4.0, 1.0, 0.5, 0.5]
-    assert costs(fisher, None).tolist() == pytest.approx([4.0, 1.0, 0.125, 0.125])
-    assert costs(fisher[:2], torch.tensor([5.0, 2.0])).tolist() == [4.0, 1.0]
+    assert token_costs(fisher, torch.tensor([5.0, 1.0, 0.0, 0.0])).tolist() == [4.0, 1.0, 0.5, 0.5]
+    assert token_costs(fisher[:2], torch.tensor([5.0, 2.0])).tolist() == [4.0, 1.0]
+
+
+def test_rows_never_met_share_with_their_neighbours():
+    """Where frequent tokens come first, a row never met costs more among them than at the end."""
+    random = np.random.default_rng(0)
+    met = torch.from_numpy(random.poisson(200 / np.arange(1, 2001)).astype(np.float32))
+    found = token_costs(met[:, None].expand(-1, 4), met)
+    never = met == 0
+    assert float(found[100:300][never[100:300]].mean()) > 3 * float(found[1500:][never[1500:]].mean())
+    assert bool((found > 0).all())
+
+
+def test_what_half_of_the_samples_says_alone_is_drawn_to_the_mean():
+    random = np.random.default_rng(0)
+    truth = torch.from_numpy(random.lognormal(0, 2, (1, 300, 1)))
+    assert costs(truth, truth).flatten().tolist() == pytest.approx((truth / 2).flatten().tolist(), rel=0.2, abs=0.3)
+    chance = torch.from_numpy(random.lognormal(0, 2, (2, 1, 300, 1)))  # halves that have nothing in common
+    assert float(costs(chance.mean(0), chance[0]).std()) < 0.1 * float(chance.mean(0).std() / 2)
+    assert costs(torch.tensor([[8.0], [0.0]])).tolist() == pytest.approx([4.0, 0.2])
+
+
+def test_an_original_is_matched_better_by_what_stays_continuous():
+    network, data = image_network()
+    priced = Priced(network, data)
+    levels = priced._levels(1e-4)
+    assert priced.drop(priced.at(1e-4)) < priced.drop(levels)
 
 
 def test_a_network_that_holds_nan_is_refused_by_the_name_of_its_weight():
@@ -90,4 +118,4 @@ def test_a_network_that_cannot_be_captured_takes_levels_tensor_by_tensor():
     inputs = torch.randn(100, 20)
     priced = Priced(Network(Turning().eval(), (inputs[:2],)), Data.of(Arrays((inputs.numpy(),)), seed=0))
     assert priced.walk is None
-    assert list(priced.at(1e-4)) == ["layer.weight"]
+    assert list(priced.at(1e-4)) == ["layer.weight", "layer.bias"]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lissom import files
 from lissom.codec import Quantized, Reader, decode, write
 from lissom.codec.delta import difference, restored
-from lissom.codec.lossy import quantized
+from lissom.codec.lossy import SIDE_BITS, SIDE_FEW, quantized, rounded
 from lissom.errors import CorruptArchive, InputRefused, UsageError
 from lissom.weights_files import BASE, WRITERS, Weights, read_bytes, read_weights
 
@@ -23,7 +23,7 @@ __all__ = ["open", "pack", "unpack"]
 Path_ = str | os.PathLike[str]
 Array = npt.NDArray[Any]
 DELTA, WHOLE = "+", "="  # in such an archive, what each name begins with
-FEW = 256  # positions below which lossy packing keeps a tensor exact: it would save nothing
+FEW = 256  # positions below which lossy packing keeps a weight exact: it would save nothing
 
 
 def pack(
@@ -47,10 +47,12 @@ def pack(
         source: a ``.safetensors``, ``.pt``, ``.pth``, ``.onnx``, ``.keras`` or ``.lissom`` file.
         path: the archive to write.
         base: a file of the same kinds; tensors that it has too are stored as differences to it.
-        quality: signal-to-noise ratio in dB of each float tensor of at least two axes; None keeps every bit.
+        quality: signal-to-noise ratio in dB of each float tensor of at least two axes; biases and normalisations keep eight bits
+            of each mantissa, or as many as that ratio asks for. None keeps every bit.
         max_drop: how much the metric may drop on ``data``, 0.01 for one point: every weight of two axes and more then takes
-            levels by what its errors cost, all tensors at one price of a bit, found by bisection. Where
-            every price loses more, the weights stay exact.
+            levels by what its errors cost, all tensors at one price of a bit, found by bisection; biases and normalisations are
+            trained on the calibration split to make up for it, and keep eight bits of each mantissa. Where
+            every price loses more, all stays exact.
         data: what to calibrate and to measure on; any data that :func:`lissom.compress` takes, labelled or not.
         network: what runs the weights, where ``source`` does not run itself: ``package.module:callable``, or a module.
         task: ``"classify"`` where unlabelled outputs are classes.
@@ -142,9 +144,9 @@ def open(path: Path_) -> Reader:  # noqa: A001 - lissom.open, after safetensors.
 def _lossy(name: str, tensor: Array | Quantized, quality: float) -> Array | Quantized:
     if isinstance(tensor, Quantized) or tensor.dtype.name not in ("float32", "float16", "bfloat16"):
         return tensor
-    if tensor.ndim < 2 or tensor.size < FEW:
-        return tensor
-    return quantized(name, tensor, quality)
+    if tensor.ndim == 1 and tensor.size >= SIDE_FEW:
+        return rounded(name, tensor, max(SIDE_BITS, min(round(quality / 6), 22)))
+    return quantized(name, tensor, quality) if tensor.ndim > 1 and tensor.size >= FEW else tensor
 
 
 def _within(

@@ -62,21 +62,29 @@ def read_weights(path: Path, *, graph: bool) -> Weights:
 
 
 def _read_safetensors(path: Path, _: bool) -> Weights:
-    from safetensors import SafetensorError, deserialize
+    """Tensors that are mapped from the file, so that what takes them chunk by chunk never holds them whole."""
+    from safetensors import SafetensorError, safe_open
 
-    data = read_bytes(path)
     try:
-        found = deserialize(data)  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="numpy") as checked:
+            metadata = checked.metadata() or {}
+        data = np.memmap(path, np.uint8, "r")
     except SafetensorError as error:
         raise ModelRefused(f"{path} is not a safetensors file ({error}): get it again") from error
+    except OSError as error:
+        raise InputRefused(f"cannot read {path}: {error.strerror or error}") from error
+    begin = 8 + int.from_bytes(data[:8].tobytes(), "little")
     tensors = {}
-    for name, tensor in found:
-        kind = _SAFETENSORS.get(tensor["dtype"])
+    for name, entry in json.loads(data[8:begin].tobytes()).items():
+        if name == "__metadata__":
+            continue
+        kind = _SAFETENSORS.get(entry["dtype"])
         if kind is None:
-            raise ModelRefused(f"{path}: {name} has the dtype {tensor['dtype']}, which an archive cannot hold")
-        tensors[name] = np.frombuffer(tensor["data"], dtype_named(kind)).reshape(tensor["shape"])
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return Weights(dict(sorted(tensors.items(), key=lambda item: _natural(item[0]))), None, header.get("__metadata__") or {})
+            raise ModelRefused(f"{path}: {name} has the dtype {entry['dtype']}, which an archive cannot hold")
+        start, stop = (begin + offset for offset in entry["data_offsets"])
+        array = data[start:stop].view(np.ndarray).view(dtype_named(kind)).reshape(entry["shape"])
+        tensors[name] = array if array.flags.aligned else array.copy()
+    return Weights(dict(sorted(tensors.items(), key=lambda item: _natural(item[0]))), None, metadata)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from lissom.codec import Quantized, Reader, Table, Uniform, decode, encode, trellis, write
 from lissom.codec.directory import CHUNK
+from lissom.codec.dtypes import dtype_named
 from lissom.codec.lossy import rate_distortion_levels
 from lissom.errors import CorruptArchive, InputRefused, UsageError
 
@@ -124,6 +125,11 @@ def test_levels_on_a_trellis_come_back_and_cost_less_at_equal_error(effort):
 def test_dtypes_that_numpy_lacks_come_back():
     for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float4_e2m1fn", "int4", "uint4"):
         round_trip({"a": (np.random.default_rng(0).normal(size=(9, 5)) * 2).astype(getattr(ml_dtypes, name))})
+
+
+def test_a_dtype_that_nothing_installed_knows_is_named():
+    with pytest.raises(CorruptArchive, match="names the dtype float3_e1m1, which this version does not know"):
+        dtype_named("float3_e1m1")
 
 
 def test_a_tensor_larger_than_a_chunk_is_cut_and_one_tensor_is_read_alone():

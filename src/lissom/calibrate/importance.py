@@ -32,12 +32,14 @@ class Felt:
             errors with (groups, embeddings, weights of other modules).
         samples: How many samples both are means of.
         seen: How many of them met each row, where a sample meets few (an embedding's tokens); else None.
+        half: ``fisher`` of every second sample alone, which tells how much of it is chance; None of a single sample.
     """
 
     fisher: Tensor
     moments: Tensor | None = None
     samples: int = 0
     seen: Tensor | None = None
+    half: Tensor | None = None
 
 
 def felt(
@@ -63,6 +65,7 @@ def felt(
     generator = torch.Generator().manual_seed(seed)
     weights = {name: value for name, value in module.named_parameters() if value.ndim >= 2}
     fisher = {name: torch.zeros(value.shape) for name, value in weights.items()}
+    half = {name: torch.zeros(value.shape) for name, value in weights.items()}
     sums: dict[str, Tensor] = {}
     seen = {
         f"{path}.weight" if path else "weight": torch.zeros(part.num_embeddings)
@@ -85,7 +88,7 @@ def felt(
             gradients = torch.autograd.grad(answer, list(weights.values()), allow_unused=True)
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
-                    fisher[name] += gradient.detach().square().cpu()
+                    (half if count % 2 else fisher)[name] += gradient.detach().square().cpu()
                     if name in seen:
                         seen[name] += (gradient.detach() != 0).any(1).cpu()
             count += 1
@@ -95,7 +98,16 @@ def felt(
         for name, value in module.named_parameters():
             value.requires_grad_(wanted[name])
     means = {name: total / count for name, total in sums.items()}
-    return {name: Felt(total / max(count, 1), means.get(name), count, seen.get(name)) for name, total in fisher.items()}
+    return {
+        name: Felt(
+            (total + half[name]) / max(count, 1),
+            means.get(name),
+            count,
+            seen.get(name),
+            half[name] / (count // 2) if count > 1 else None,
+        )
+        for name, total in fisher.items()
+    }
 
 
 def _in_a_direction(output: Tensor, classify: bool, generator: torch.Generator) -> Tensor:

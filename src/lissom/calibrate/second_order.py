@@ -43,36 +43,46 @@ class Statistics:
         common: Covariance of the wanted outputs and its inputs: [groups, outputs, inputs].
         mean: Mean input: [groups, inputs].
         answer: Mean wanted output: [groups, outputs].
+        halves: The covariance by every second batch and by the others, [2, groups, inputs, inputs]; None of a single batch.
     """
 
     covariance: Tensor
     common: Tensor
     mean: Tensor
     answer: Tensor
+    halves: Tensor | None = None
 
 
 def statistics(layer: Layer, wanted: Layer, seed: int = 0) -> Statistics:
     """The statistics of the inputs that ``layer`` gets, and of the outputs that ``wanted`` gives on the same samples."""
     generator = torch.Generator().manual_seed(seed)
     batches = len(layer.walk.values)
-    square = mixed = torch.zeros(())
-    count = 0
+    squares, counts = [torch.zeros(()), torch.zeros(())], [0, 0]
+    mixed = torch.zeros(())
     for batch in range(batches):
         wanted_rows = max(ROWS_PER_UNKNOWN * math.prod(layer.walk.shape(layer.weight_node)[1:]), LEAST_ROWS) // batches + 1
         chosen = torch.randperm(layer.positions(batch), generator=generator)[:wanted_rows]
         x = F.pad(layer.inputs(batch, chosen), (0, 1), value=1.0)
-        square = square + (x.transpose(1, 2) @ x).double()
+        squares[batch % 2] = squares[batch % 2] + (x.transpose(1, 2) @ x).double()
+        counts[batch % 2] += len(chosen)
         mixed = mixed + (wanted.outputs(batch, chosen).transpose(1, 2) @ x).double()
-        count += len(chosen)
+    square, count = squares[0] + squares[1], sum(counts)
     mean, answer = square[:, :-1, -1] / count, mixed[:, :, -1] / count
     # Of few samples, or of inputs that hardly vary, nothing would be left but the rounding of the sums.
     energy = square[:, :-1, :-1].diagonal(dim1=1, dim2=2).mean(1) / count
     floor = torch.eye(square.shape[-1] - 1, dtype=square.dtype) * (FLOOR * energy)[:, None, None]
+
+    def around_mean(sums: Tensor, positions: int) -> Tensor:
+        own = sums[:, :-1, -1] / positions
+        return sums[:, :-1, :-1] / positions - own[:, :, None] * own[:, None, :] + floor
+
+    halves = [around_mean(*half) for half in zip(squares, counts, strict=True)] if batches > 1 else None
     return Statistics(
-        square[:, :-1, :-1] / count - mean[:, :, None] * mean[:, None, :] + floor,
+        around_mean(square, count),
         mixed[:, :, :-1] / count - answer[:, :, None] * mean[:, None, :],
         mean,
         answer,
+        None if halves is None else torch.stack(halves),
     )
 
 

@@ -20,11 +20,12 @@ from lissom.codec.lossy import SLOPE, prices
 from lissom.codec.tensors import Quantized, Uniform
 from lissom.codec.trellis import MACHINES
 
-__all__ = ["Importance", "important_levels"]
+__all__ = ["Importance", "chance", "important_levels", "shrunk"]
 
 Values = npt.NDArray[np.float64]
 FINEST, COARSEST = -16, 16  # row scales lie within 2^-8 to 2^8 of the tensor's, in steps of the square root of 2
 DAMPING = 0.01  # of H's mean diagonal, added to it
+SHARES = (0.03, 0.1, 0.3, 0.6, 1.0)  # of what inputs have in common that may be chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,26 @@ def important_levels(array: npt.NDArray[Any], importance: Importance, slope: flo
         bits = prices(levels.reshape(-1))
     grid = Uniform(scale.reshape(rows, *[1] * (array.ndim - 1)), np.zeros((rows, *[1] * (array.ndim - 1)), np.int32))
     return Quantized(levels.reshape(array.shape), grid, dtype=array.dtype.name, trellis=states)
+
+
+def shrunk(moments: Values, share: float) -> Values:
+    """Second moments without so large a ``share`` of what different inputs have in common."""
+    return (1 - share) * moments + share * np.diag(np.diag(moments))
+
+
+def chance(one: Values, other: Values) -> float:
+    """How much of what inputs have in common in ``one`` half of the samples is chance, by what it costs in the ``other``.
+
+    Errors that are fed back by the moments of one half spread over the inputs to come as the rows of its factor say; what
+    that costs by the moments of the other half is least at some share. Of both halves together, less is chance.
+    """
+    costs = []
+    for share in SHARES:
+        factor = _factor(shrunk(one, share))
+        spread = factor / np.diag(factor)[:, None]
+        costs.append(float(((spread @ other) * spread).sum()))
+    share = SHARES[int(np.argmin(costs))]
+    return share / (2 - share)
 
 
 def _factor(moments: Values) -> Values:

@@ -13,12 +13,14 @@ from lissom.codec.tensors import Quantized, Uniform
 from lissom.codec.trellis import MACHINES
 from lissom.errors import ModelRefused
 
-__all__ = ["prices", "quantized", "rate_distortion_levels"]
+__all__ = ["SIDE_BITS", "SIDE_FEW", "prices", "quantized", "rate_distortion_levels", "rounded"]
 
 Values = npt.NDArray[np.float64]
 STATES = 64
 SLOPE = 0.45  # price of a bit in units of the trellis' step^2: the slope of squared error over bits there
 ROUNDS = 3  # of prices from the levels before, and levels at those prices
+SIDE_BITS = 8  # of the mantissas of biases and normalisations: their errors, 1/1000 at most, cost less than any weight's
+SIDE_FEW = 16  # values below which they stay exact: as the factors and sizes that some graphs compute with
 FINE = 0.566  # the trellis' step for the squared error of a scalar grid of step 1
 
 
@@ -66,6 +68,31 @@ def rate_distortion_levels(array: npt.NDArray[Any], step: float, *, states: int 
             trellis.search(values[start:stop], np.ones(1), bits, SLOPE, states, MACHINES[states], 0, levels[start:stop])
     grid = Uniform(np.array(scale), np.zeros((), np.int32))
     return Quantized(levels.reshape(array.shape), grid, dtype=array.dtype.name, trellis=states)
+
+
+def rounded(name: str, array: npt.NDArray[Any], bits: int = SIDE_BITS) -> npt.NDArray[Any]:
+    """Each value to the nearest whose mantissa has so many ``bits``: a grid as fine as the value, so no variance becomes 0.
+
+    The archive codes the bits of mantissas that are in use, so this is all that it takes.
+
+    Args:
+        name: of the tensor, for the error.
+        array: finite floats; float32 is rounded, of narrower ones every bit stays.
+        bits: of the mantissa beside the leading one, 0 to 22.
+
+    Raises:
+        ModelRefused: the tensor holds NaN or infinity.
+
+    >>> rounded("running_var", np.float32([1.0009765625, 3.14159274, -1e-20])).tolist()
+    [1.0, 3.140625, -1.0005134861800594e-20]
+    """
+    if not np.isfinite(array.astype(np.float32)).all():
+        raise ModelRefused(f"{name} holds NaN or infinity, which no grid can: leave out --quality, or repair the network")
+    if array.dtype != np.float32:
+        return array
+    drop = np.uint32(23 - bits)
+    near = ((array.view(np.uint32) + (np.uint32(1) << (drop - np.uint32(1)))) >> drop << drop).view(np.float32)
+    return np.where(np.isfinite(near), near, array)
 
 
 def prices(levels: npt.NDArray[np.int32]) -> Values:

@@ -22,8 +22,8 @@ class Table:
     values: npt.NDArray[np.float32]
 
     def decode(self, levels: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """The float32 values of ``levels``."""
-        return self.values[levels]
+        """The float32 values of ``levels``; every zero is +0.0."""
+        return (self.values + np.float32(0))[levels]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +42,12 @@ class Uniform:
     zero_point: npt.NDArray[np.int32]
 
     def decode(self, levels: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-        """The float32 values of ``levels``."""
+        """The float32 values of ``levels``; every zero is +0.0."""
         offset = levels - spread(self.zero_point, levels.shape) if self.zero_point.any() else levels
         values: npt.NDArray[np.float32] = offset.astype(np.float32)
         values *= spread(self.scale, levels.shape)
+        if not (self.scale > 0).all():  # where all are, only a level of 0 gives a zero, and +0.0
+            values += np.float32(0)
         return values
 
 
@@ -100,6 +102,4 @@ class Quantized:
         values = self.decoding.decode(self.levels)
         if self.mask is not None:
             values = np.where(self.mask, values, np.float32(0))
-        values = np.asarray(values)
-        values += np.float32(0)
-        return values.astype(self.dtype, copy=False)
+        return np.asarray(values).astype(self.dtype, copy=False)
