@@ -90,13 +90,6 @@ def test_what_half_of_the_samples_says_alone_is_drawn_to_the_mean():
     assert costs(torch.tensor([[8.0], [0.0]])).tolist() == pytest.approx([4.0, 0.2])
 
 
-def test_an_original_is_matched_better_by_what_stays_continuous():
-    network, data = image_network()
-    priced = Priced(network, data)
-    levels = priced._levels(1e-4)
-    assert priced.drop(priced.at(1e-4)) < priced.drop(levels)
-
-
 def test_a_network_that_holds_nan_is_refused_by_the_name_of_its_weight():
     network, data = image_network()
     with torch.no_grad():
