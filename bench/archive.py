@@ -294,7 +294,7 @@ def gigabyte() -> dict[str, Any]:
         "lissom.pack('small.safetensors', 'small.lissom', effort='fast'); lissom.open('small.lissom')['a']\n"
         "threading.Thread(target=watch, daemon=True).start(); floor = held(); peak = 0\n"
         "lissom.pack('big.safetensors', 'big.lissom', effort='fast', threads=1); first = peak - floor\n"
-        "floor = held(); peak = 0; back = lissom.open('big.lissom')['big']; time.sleep(0.1)\n"
+        "peak = 0; back = lissom.open('big.lissom')['big']; time.sleep(0.1)\n"
         "second = peak - floor - back.nbytes\n"
         "from safetensors.numpy import load_file\n"
         "print(first, second, os.path.getsize('big.lissom'), int((back == load_file('big.safetensors')['big']).all()))\n"
