@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import zlib
 from collections import deque
@@ -27,6 +28,7 @@ from lissom.errors import CorruptArchive, InputRefused, UsageError
 __all__ = ["Archive", "Reader", "decode", "encode", "write"]
 
 Tensor = npt.NDArray[Any] | Quantized
+SHARED, ALIGNED = 1 << 22, 64  # bytes of a tensor below which it shares a block, and where it begins there
 LIMIT = 1 << 33  # decoded bytes that decode() allows unless told otherwise
 
 
@@ -195,12 +197,8 @@ class Reader:
 
     def _decoded(self, chunks: list[int], wanted: set[int], threads: int | None) -> dict[int, Tensor]:
         entries = self.directory.entries
-        arrays = {
-            index: np.empty(
-                entries[index].shape, dtype_named(entries[index].dtype) if entries[index].kind == "plain" else np.int32
-            )
-            for index in sorted({part.index for number in chunks for part in self._chunks[number]})
-        }
+        indices = sorted({part.index for number in chunks for part in self._chunks[number]})
+        arrays = _rooms({index: entries[index] for index in indices})
         decodings: dict[int, Table | Uniform] = {}
         trellises: dict[int, int] = {}
         first = int(self.directory.network is not None)
@@ -219,6 +217,22 @@ class Reader:
             for index, entry in enumerate(entries)
             if index in wanted
         }
+
+
+def _rooms(entries: Mapping[int, Entry]) -> dict[int, npt.NDArray[Any]]:
+    """An array to decode each tensor into; small ones share one block, which the system gives in few large pages."""
+    dtypes = {n: dtype_named(entry.dtype) if entry.kind == "plain" else np.dtype(np.int32) for n, entry in entries.items()}
+    sizes = {n: math.prod(entry.shape) * dtypes[n].itemsize for n, entry in entries.items()}
+    shared = {n: -(-size // ALIGNED) * ALIGNED for n, size in sizes.items() if size < SHARED}
+    block, at = np.empty(sum(shared.values()), np.uint8), 0
+    rooms = {}
+    for n, entry in entries.items():
+        if n in shared and len(shared) > 1:
+            rooms[n] = block[at : at + sizes[n]].view(dtypes[n]).reshape(entry.shape)
+            at += shared[n]
+        else:
+            rooms[n] = np.empty(entry.shape, dtypes[n])
+    return rooms
 
 
 def _prepared(name: str, tensor: Tensor) -> Tensor:

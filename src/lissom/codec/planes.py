@@ -36,7 +36,7 @@ def window(least: int, counts: np.ndarray) -> tuple[int, int]:
         width = ESCAPE << shift
         starts = np.arange(max(1 - width, -(RANGE // 2) - least), len(counts))
         inside = total[np.minimum(starts + width, len(counts))] - total[np.maximum(starts, 0)]
-        best = int(inside.argmax())
+        best = len(inside) - 1 - int(inside[::-1].argmax())  # the highest of equals: bytes begin at 0, and tables are short
         if (total[-1] - inside[best]) * 256 <= total[-1]:
             break
     return int(starts[best]) + least, shift
@@ -76,13 +76,9 @@ def escapes(decoding, levels, origin, shift, high, values):
 
 @njit(cache=True, nogil=True)
 def join(high, low, shift, origin, levels):
-    """The levels that :func:`cut` took apart."""
-    if shift > 0:
-        for at in range(len(levels)):
-            levels[at] = (np.int32(high[at]) << np.int32(shift) | np.int32(low[at])) + np.int32(origin)
-    else:
-        for at in range(len(levels)):
-            levels[at] = np.int32(high[at]) + np.int32(origin)
+    """The levels that :func:`cut` took apart, with low bits."""
+    for at in range(len(levels)):
+        levels[at] = (np.int32(high[at]) << np.int32(shift) | np.int32(low[at])) + np.int32(origin)
 
 
 @njit(cache=True, nogil=True)

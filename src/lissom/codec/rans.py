@@ -119,12 +119,14 @@ def _step(state, table, words, at):
     short = state < LEAST
     word = np.uint64(words[at])
     state = (state << WORD) | word if short else state
-    return state, at + ONE if short else at, np.uint8(entry & np.uint64(255))
+    return state, at + ONE if short else at, np.int32(entry & np.uint64(255))
 
 
 @njit(cache=True, nogil=True)
-def decode_rows(words, table, classes, symbols):
-    """Decode into ``symbols``; ``words`` must go on for as many words as a row has symbols beyond what is needed.
+def decode_rows(words, table, classes, origin, symbols):
+    """Decode into ``symbols``, of any integers, each plus ``origin``.
+
+    ``words`` must go on for as many words as a row has symbols beyond what is needed.
 
     Returns how many words were used, or -1 where they ran out.
     """
@@ -142,14 +144,21 @@ def decode_rows(words, table, classes, symbols):
         kind = table[classes[r]]
         row = symbols[r]
         for column in range(0, whole, 4):
-            a, at, row[column] = _step(a, kind, words, at)
-            b, at, row[column + 1] = _step(b, kind, words, at)
-            c, at, row[column + 2] = _step(c, kind, words, at)
-            d, at, row[column + 3] = _step(d, kind, words, at)
+            a, at, symbol = _step(a, kind, words, at)
+            row[column] = symbol + origin
+            b, at, symbol = _step(b, kind, words, at)
+            row[column + 1] = symbol + origin
+            c, at, symbol = _step(c, kind, words, at)
+            row[column + 2] = symbol + origin
+            d, at, symbol = _step(d, kind, words, at)
+            row[column + 3] = symbol + origin
         if whole < columns:
-            a, at, row[whole] = _step(a, kind, words, at)
+            a, at, symbol = _step(a, kind, words, at)
+            row[whole] = symbol + origin
         if whole + 1 < columns:
-            b, at, row[whole + 1] = _step(b, kind, words, at)
+            b, at, symbol = _step(b, kind, words, at)
+            row[whole + 1] = symbol + origin
         if whole + 2 < columns:
-            c, at, row[whole + 2] = _step(c, kind, words, at)
+            c, at, symbol = _step(c, kind, words, at)
+            row[whole + 2] = symbol + origin
     return np.int64(at)

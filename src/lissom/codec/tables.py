@@ -41,19 +41,23 @@ def code_dense(stream: Stream, levels: Levels, window: tuple[int, int]) -> None:
     origin, shift = window
     origin = stream.number(origin + 2**31, ORIGIN, 2**32 - 1) - 2**31
     shift = stream.number(shift, SHIFT, 8)
-    high = np.empty(flat.shape, np.uint8)
+    high = np.empty(0 if stream.decoding and not shift else flat.shape, np.uint8)
     low = np.empty(flat.shape if shift else 0, np.uint8)
     outside = 0 if stream.decoding else planes.cut(flat, origin, shift, high, low)
-    code_bytes(stream, high.reshape(levels.shape))
+    if stream.decoding and not shift:  # straight to the levels: no other array is filled
+        if code_bytes(stream, flat.reshape(levels.shape), origin) == planes.ESCAPE:
+            high = (flat - origin).astype(np.uint8)
+    else:
+        code_bytes(stream, high.reshape(levels.shape))
     if shift:
         code_bytes(stream, low.reshape(levels.shape))
     outside = stream.number(outside, OUTSIDE, levels.size)
     if stream.decoding and outside != np.count_nonzero(high == planes.ESCAPE):
         raise CorruptArchive("a payload holds more or fewer large levels than it has places for: the file was altered")
     values = np.zeros(outside, np.int32)
-    if stream.decoding:
+    if stream.decoding and shift:
         planes.join(high, low, shift, origin, flat)
-    elif outside:
+    elif outside and not stream.decoding:
         planes.escapes(False, flat, origin, shift, high, values)
     if outside:
         stream.levels(values, side=True)
@@ -85,8 +89,12 @@ def code_planes(stream: Stream, bits: npt.NDArray[Any], name: str) -> None:
         planes.join_floats(symbols, others, shift, flat)
 
 
-def code_bytes(stream: Stream, symbols: Bytes) -> None:
-    """Code a large array of bytes, in place when decoding; rows of like size share a table."""
+def code_bytes(stream: Stream, symbols: npt.NDArray[Any], origin: int = 0) -> int:
+    """Code a large array of bytes; rows of like size share a table. Decoding is in place, plus ``origin``, into any integers.
+
+    Returns:
+        The largest byte that can be among them.
+    """
     rows = symbols.reshape(_rows_of(symbols), -1)
     classes = np.zeros(len(rows), np.int32) if stream.decoding else _classes(rows)
     stream.levels(classes, side=True)
@@ -101,21 +109,22 @@ def code_bytes(stream: Stream, symbols: Bytes) -> None:
         scaled[...] = rans.frequencies(counts)
     stream.levels(scaled, side=True)
     if stream.decoding:
-        _decode_bytes(stream, rows, classes, scaled)
-        return
+        _decode_bytes(stream, rows, classes, scaled, origin)
+        return symbols_used - 1
     words = np.empty(rows.size + 2 * rans.LANES + 1, np.uint16)
     at = int(rans.encode_rows(rows, classes, rans.encoding_table(scaled), words))
     stream.number(len(words) - at, WORDS)
     stream.raw(words[at:].astype("<u2").tobytes(), 2 * (len(words) - at))
+    return symbols_used - 1
 
 
-def _decode_bytes(stream: Stream, rows: Bytes, classes: Levels, scaled: Levels) -> None:
+def _decode_bytes(stream: Stream, rows: npt.NDArray[Any], classes: Levels, scaled: Levels, origin: int) -> None:
     if scaled.min() < 0 or (scaled.sum(axis=1, dtype=np.int64) != rans.WHOLE).any():
         raise CorruptArchive("a payload holds frequencies that do not add up: the file was altered")
     length = stream.number(0, WORDS, rows.size + 2 * rans.LANES)
     words = np.zeros(length + rows.shape[1] + 4 * rans.LANES, np.uint16)
     words[:length] = np.frombuffer(stream.raw(None, 2 * length), "<u2")
-    if rans.decode_rows(words, rans.decoding_table(scaled), classes, rows) != length:
+    if rans.decode_rows(words, rans.decoding_table(scaled), classes, np.int32(origin), rows) != length:
         raise CorruptArchive("a payload ends before what it declares: the file is truncated or was altered")
 
 
