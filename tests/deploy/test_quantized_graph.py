@@ -9,9 +9,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
+from torch import nn
 
 from lissom import edits
 from lissom.deploy import Deploy, deploy, verify
+from lissom.deploy.departure import with_outputs
 from lissom.deploy.fold import fold_batch_norm
 from lissom.deploy.pipeline import plain
 from lissom.deploy.quantized_graph import float_twin, quantize_graph, return_weights, wide_weights
@@ -40,6 +42,22 @@ def test_the_network_answers_as_its_file_run_node_by_node(types: str, network: A
     written = open_file(deployed.to_bytes(), optimize=False)(inputs.numpy())[0]
     np.testing.assert_allclose(quantized.outputs(inputs)[0].numpy(), written, atol=np.abs(written).max() * 0.02)
     assert verify(deployed, quantized, [batch(quantized, 64, seed=4)]).kind == "integer"
+
+
+def test_a_channel_that_is_all_but_switched_off_leaves_room_for_its_bias() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+    with torch.no_grad():
+        module[0].weight[2] *= 1e-5
+        module[0].bias[2] = -30.0
+    quantized = _quantized(Network(module, (torch.zeros(1, 3, 8, 8),)), lambda made, n: (torch.randn(n, 3, 8, 8),), "U8S8")
+    for name in edits.selected(quantized.module):
+        edits.attach(quantized.module, name, grid=Affine.fit(edits.value(quantized.module, name), bits=8, channel_axis=0))
+    deployed = deploy(quantized)
+    second = [node for node in deployed.model.graph.node if node.op_type == "QuantizeLinear"][1]
+    hidden = with_outputs(deployed.model, [second.output[0]]).SerializeToString()
+    inputs = np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32)
+    levels = open_file(hidden)(inputs)[1][:, 2].astype(int)
+    assert levels.min() == levels.max()  # in 32 bits that wrap around, the dead channel takes many values
 
 
 def test_the_float_twin_has_no_rounding_and_the_present_weights(network: Any, batch: Any) -> None:

@@ -20,9 +20,6 @@ from lissom.errors import UsageError
 
 __all__ = ["deploy_dynamic", "deploy_half"]
 
-UNBOUNDED = np.float32(np.finfo(np.float32).max)
-"""The scale of an input that is not known yet: no bias is too large for it."""
-
 
 def deploy_dynamic(source: Plain, settings: Deploy) -> Deployed:
     """Compute matrix products in integers whose activations are quantized as they come (``precision="int8-dynamic"``).
@@ -56,7 +53,7 @@ def _place(editor: Editor, node: NodeProto, held: Mapping[str, Quantized]) -> li
         editor.transpose(name, (1, 0))
         del node.attribute[:]
     axis = weight_axis(node)
-    stored = held.get(name) or weight_levels(editor, node, name, 8, UNBOUNDED)
+    stored = held.get(name) or weight_levels(editor, node, name, 8)
     assert isinstance(stored.decoding, Uniform)
     order = editor.permutations.get(name, (0, 1))
     moved = () if order == (0, 1) else order

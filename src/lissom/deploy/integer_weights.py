@@ -85,7 +85,8 @@ def place_weights(
         weight = node.input[1]
         if weight not in bindings:
             kinds = types.wide if number in (0, len(nodes) - 1) else types
-            stored = held.get(weight) or weight_levels(editor, node, weight, kinds.weight_bits, input_scale)
+            stored = held.get(weight) or weight_levels(editor, node, weight, kinds.weight_bits)
+            stored = _with_room_for_bias(editor, node, stored, input_scale)
             scales[weight] = np.asarray(stored.decoding.scale).ravel()  # type: ignore[union-attr]
             bindings[weight] = _place_weight(editor, weight, stored, kinds)
         biased = len(node.input) > 2 and node.op_type in integer_bias and types.activation_bits == 8  # steps of 4 bits are coarse
@@ -94,24 +95,43 @@ def place_weights(
     return [binding for several in bindings.values() for binding in several]
 
 
-def weight_levels(editor: Editor, node: NodeProto, name: str, bits: int, input_scale: np.float32) -> Quantized:
+def weight_levels(editor: Editor, node: NodeProto, name: str, bits: int) -> Quantized:
     """Symmetric levels, one scale per output channel, in the user's order of axes."""
     values = editor.constants[name].astype(np.float64)
     axis = weight_axis(node)
     highest = 2 ** (bits - 1) - 1
     others = tuple(other for other in range(values.ndim) if other != axis)
     scale = np.abs(values).max(others, keepdims=True) / highest
-    if len(node.input) > 2 and node.input[2] in editor.constants:
-        # A channel of tiny weights beside a large bias would need a bias beyond 32 bits.
-        bias = np.abs(editor.constants[node.input[2]].astype(np.float64)).reshape(-1)
-        if bias.size == values.shape[axis]:
-            least = bias / (float(input_scale) * LARGEST_BIAS)
-            scale = np.maximum(scale, least.reshape([-1 if other == axis else 1 for other in range(values.ndim)]))
     scale32 = np.where(scale > np.finfo(np.float32).tiny, scale, 1.0).astype(np.float32)
     levels = np.clip(np.rint(values / scale32), -highest, highest).astype(np.int32)
     order = editor.permutations.get(name, tuple(range(values.ndim)))
     back = np.argsort(order)
     return Quantized(levels.transpose(back), Uniform(scale32.transpose(back), np.zeros(scale32.shape, np.int32).transpose(back)))
+
+
+def _with_room_for_bias(editor: Editor, node: NodeProto, stored: Quantized, input_scale: np.float32) -> Quantized:
+    """Coarser levels for channels of tiny weights beside a large bias, whose bias would not fit into 32 bits.
+
+    The runtime writes the bias in steps of the weight's scale times the input's, whether or not the file has it as integers, and
+    adds products to it. Beyond 32 bits the sum wraps around: a channel that normalisation has all but switched off then
+    answers at random. One of the coarser steps is 2^-30 of the bias, so that nothing is lost.
+    """
+    if len(node.input) < 3 or node.input[2] not in editor.constants:
+        return stored
+    assert isinstance(stored.decoding, Uniform)
+    bias = np.abs(editor.constants[node.input[2]].astype(np.float64)).reshape(-1)
+    axis = editor.permutations.get(node.input[1], tuple(range(stored.levels.ndim)))[weight_axis(node)]
+    scale = stored.decoding.scale
+    if bias.size != stored.levels.shape[axis] or scale.size not in (1, bias.size):
+        return stored
+    least = bias / (float(input_scale) * LARGEST_BIAS)
+    shape = [-1 if other == axis else 1 for other in range(stored.levels.ndim)]
+    least = (least if scale.size > 1 else least.max(keepdims=True)).reshape(shape if scale.ndim else ())
+    if (scale >= least).all():
+        return stored
+    coarser = np.maximum(scale, least).astype(np.float32)
+    levels = np.where(scale >= least, stored.levels, np.rint(stored.levels * (scale / coarser))).astype(np.int32)
+    return replace(stored, levels=levels, decoding=replace(stored.decoding, scale=coarser), trellis=0)
 
 
 def _place_weight(editor: Editor, name: str, stored: Quantized, types: IntegerTypes) -> list[Binding]:

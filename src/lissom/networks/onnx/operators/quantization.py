@@ -8,6 +8,7 @@ to the input and to the scale alike, as learned step sizes need (Esser et al., 2
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +18,21 @@ from lissom.networks.onnx.operators.dtypes import DTYPES, NARROW
 from lissom.networks.onnx.table import operator
 
 
-def round_straight_through(x: Tensor) -> Tensor:
-    """``x`` rounded half to even, with the gradient of the identity."""
-    rounded = torch.round(x)
-    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_exporting():
-        return x + (rounded - x).detach()  # exact: rounded - x has no rounding error, nor has the sum
-    return rounded
+class _Quantized(torch.autograd.Function):
+    """Levels as floats; the gradient is that of ``x / scale`` where they do not saturate, and one pass each way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | float, lowest: int, highest: int) -> Tensor:
+        scaled = x / scale
+        levels = scaled.round().add_(zero_point)
+        ctx.save_for_backward(scaled, scale, (levels >= lowest) & (levels <= highest))
+        return levels.clamp_(lowest, highest)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        scaled, scale, inside = ctx.saved_tensors
+        gradient = (gradients[0] * inside).div_(scale)
+        return gradient, -(gradient * scaled).sum_to_size(scale.shape) if ctx.needs_input_grad[1] else None, None, None, None
 
 
 def _learned(scale: Tensor, x: Tensor) -> Tensor:
@@ -56,10 +66,13 @@ def quantize_linear(
     lowest, highest = NARROW.get(output_dtype, (torch.iinfo(dtype).min, torch.iinfo(dtype).max))
     scale = _learned(scale, x) if straight_through else scale
     kind = DTYPES[precision] if precision else x.dtype if x.is_floating_point() else scale.dtype
-    levels = round_straight_through(x.to(kind) / _along(scale, x, axis, block_size).to(kind))
-    if zero_point is not None:
-        levels = levels + _along(zero_point, x, axis, block_size).to(levels.dtype)
-    clamped = levels.clamp(lowest, highest)
+    step = _along(scale, x, axis, block_size).to(kind)
+    zero = None if zero_point is None else _along(zero_point, x, axis, block_size).to(kind)
+    if straight_through and torch.is_grad_enabled() and not torch.compiler.is_exporting():
+        learned: Tensor = _Quantized.apply(x.to(kind), step, 0.0 if zero is None else zero, lowest, highest)  # type: ignore[no-untyped-call]
+        return learned
+    levels = torch.round(x.to(kind) / step)
+    clamped = (levels if zero is None else levels + zero).clamp(lowest, highest)
     return clamped if straight_through else clamped.to(torch.int32).to(dtype)
 
 
