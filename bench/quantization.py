@@ -43,7 +43,6 @@ from lissom.measure.latency import time_in_turns
 from lissom.measure.metrics import default_metric
 from lissom.network import Network
 from lissom.quantize.activations import QuantizeActivations
-from lissom.quantize.biases import CorrectBias
 from lissom.quantize.rounding import RoundWeights
 from lissom.quantize.weights import QuantizeWeights
 from lissom.recipe import Recipe
@@ -141,8 +140,11 @@ def answers(file: bytes | str | Path, samples: tuple[Array, ...], **options: Any
 
 RECIPES: dict[str, Recipe] = {
     "W8A8": Recipe((QuantizeActivations(target=TARGET), RoundWeights(bits=8))),
-    # Of so few sentences, many of them padded, sums over inputs say too little to move weights by: 0.0070 against 0.0061.
-    "W8A8 minilm": Recipe((QuantizeActivations(target=TARGET), QuantizeWeights(bits=8), CorrectBias())),
+    # On 48 calibration sentences beside 72 others: 0.0019; weights rounded to nearest with biases corrected 0.0021, moved by
+    # a ridge of 1.0 too 0.0023, without smoothing 0.0065.
+    "W8A8 minilm": Recipe(
+        (QuantizeActivations(target=TARGET, ranges="minmax", smooth=True), RoundWeights(bits=8, ridge=None)),
+    ),
     "W4A8": Recipe((QuantizeActivations(types="U8S4", target=TARGET), RoundWeights(bits=4))),
     "W4A4": Recipe((QuantizeActivations(types="U4S4", target=TARGET, samples=256), RoundWeights(bits=4, samples=256))),
     "W2A4": Recipe((QuantizeActivations(types="U4S4", target=TARGET, samples=256), RoundWeights(bits=2, samples=256))),

@@ -59,14 +59,14 @@ def test_inside_values_of_a_graph_are_seen_whatever_the_batches() -> None:
     model = deploy(made).model
     hidden = next(node.output[0] for node in model.graph.node if node.op_type == "Relu")
     samples = torch.randn(50, 4)
-    whole = observe(model, ["input", hidden], [(samples.numpy(),)], samples=50)
-    parts = observe(model, ["input", hidden], [(part.numpy(),) for part in samples.split(7)], samples=50)
+    whole = observe(model, ["input", hidden], [(samples.numpy(),)], samples=50, kind=Observer)
+    parts = observe(model, ["input", hidden], [(part.numpy(),) for part in samples.split(7)], samples=50, kind=Observer)
     expected = made.module[:2](samples).detach().numpy()
     for seen in (whole, parts):
         assert seen["input"].high == float(samples.max())
         assert seen[hidden].high == pytest.approx(float(expected.max()), rel=1e-5)
         assert int(seen[hidden].counts.sum()) == 300
-    few = observe(model, [hidden], [(samples.numpy(),)], samples=5)
+    few = observe(model, [hidden], [(samples.numpy(),)], samples=5, kind=Observer)
     assert int(few[hidden].counts.sum()) == 30
 
 

@@ -60,6 +60,18 @@ def test_a_channel_that_is_all_but_switched_off_leaves_room_for_its_bias() -> No
     assert levels.min() == levels.max()  # in 32 bits that wrap around, the dead channel takes many values
 
 
+def test_biases_are_whole_steps_of_the_sums_that_the_runtime_adds_them_to() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Conv2d(8, 2, 3))
+    quantized = _quantized(Network(module, (torch.zeros(1, 8, 8, 8),)), lambda made, n: (torch.randn(n, 8, 8, 8),), "U8S8")
+    model = deploy(quantized).model
+    second = [node for node in model.graph.node if node.op_type == "QuantizeLinear"][1]
+    hidden = with_outputs(model, [second.output[0]]).SerializeToString()
+    inputs = np.random.default_rng(0).normal(size=(64, 8, 8, 8)).astype(np.float32)
+    differ = open_file(hidden)(inputs)[1] != open_file(hidden, optimize=False)(inputs)[1]
+    assert differ.mean() < 1e-3  # where the runtime rounds the biases by itself, one level in a hundred differs
+
+
 def test_the_float_twin_has_no_rounding_and_the_present_weights(network: Any, batch: Any) -> None:
     made = network("residual")
     quantized = _quantized(made, batch, "U8S8")

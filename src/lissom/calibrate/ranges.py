@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,16 @@ __all__ = ["BINS", "Observer", "observe", "ranges_of"]
 
 Array = npt.NDArray[Any]
 BINS = 2048
+Seen = TypeVar("Seen", bound="Sees")
 MEMORY = 2**27
 """Bytes of values that one call of the graph may show at a time; batches are cut to fit."""
+
+
+class Sees(Protocol):
+    """What takes in the values that a place in a graph has, batch by batch."""
+
+    def update(self, values: Array) -> None:
+        """Take these values in."""
 
 
 class Observer:
@@ -78,7 +86,9 @@ class Observer:
         self.low, self.high = low, high
 
 
-def observe(model: ModelProto, names: Sequence[str], batches: Iterable[Sequence[Array]], *, samples: int) -> dict[str, Observer]:
+def observe(
+    model: ModelProto, names: Sequence[str], batches: Iterable[Sequence[Array]], *, samples: int, kind: Callable[[], Seen]
+) -> dict[str, Seen]:
     """Run a graph on calibration data and observe values inside of it.
 
     Args:
@@ -86,6 +96,7 @@ def observe(model: ModelProto, names: Sequence[str], batches: Iterable[Sequence[
         names: The values to observe; inputs of the graph may be among them.
         batches: Real inputs, one array per input, the batch first.
         samples: How many samples are used at most.
+        kind: What observes each value: :class:`Observer`, or another with its ``update``.
 
     Raises:
         DataRefused: there is no data, or a value is NaN or infinite on it.
@@ -99,7 +110,7 @@ def observe(model: ModelProto, names: Sequence[str], batches: Iterable[Sequence[
     opened.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in added)
     places = have | {name: len(have) + number for number, name in enumerate(added)}
     session = open_file(opened.SerializeToString(), threads=1)
-    observers = {name: Observer() for name in names}
+    observers = {name: kind() for name in names}
     left = samples
     size = 1  # the first call shows how many bytes a sample takes
     for batch in batches:

@@ -73,7 +73,8 @@ def place_weights(
         editor: Its activations have their pairs (:func:`lissom.deploy.integers.place`).
         held: Levels that weights have already; the others are rounded to nearest, one scale per output channel.
         types: Of activations and weights.
-        integer_bias: Operators whose bias must be integer, too.
+        integer_bias: Operators whose bias must be stored as an integer. The runtime adds any bias to sums of integers, so that
+            the others are rounded to the same steps and stay float: the file then says what the runtime computes.
 
     Returns:
         What the integer weights hold.
@@ -89,9 +90,13 @@ def place_weights(
             stored = _with_room_for_bias(editor, node, stored, input_scale)
             scales[weight] = np.asarray(stored.decoding.scale).ravel()  # type: ignore[union-attr]
             bindings[weight] = _place_weight(editor, weight, stored, kinds)
-        biased = len(node.input) > 2 and node.op_type in integer_bias and types.activation_bits == 8  # steps of 4 bits are coarse
-        if biased and len(editor.users()[node.input[2]]) == 1:
-            bindings[node.input[2]] = _place_bias(editor, node.input[2], input_scale * scales[weight])
+        bias = node.input[2] if len(node.input) > 2 and node.input[2] in editor.constants else None
+        if bias is None or types.activation_bits < 8 or len(editor.users()[bias]) > 1:  # steps of 4 bits are coarse
+            continue
+        if node.op_type in integer_bias:
+            bindings[bias] = _place_bias(editor, bias, input_scale * scales[weight])
+        else:
+            editor.constants[bias] = _bias_levels(editor, bias, input_scale * scales[weight]).dense()
     return [binding for several in bindings.values() for binding in several]
 
 
@@ -161,8 +166,11 @@ def _place_four_bits(editor: Editor, name: str, stored: Quantized, order: tuple[
 
 
 def _place_bias(editor: Editor, name: str, scale: Array) -> list[Binding]:
+    return place_quantized(editor, name, _bias_levels(editor, name, scale), kind=np.int32)
+
+
+def _bias_levels(editor: Editor, name: str, scale: Array) -> Quantized:
     values = editor.constants[name].astype(np.float64)
     scale32 = np.broadcast_to(scale, values.shape).astype(np.float32)
     levels = np.rint(values / scale32).astype(np.int32)
-    stored = Quantized(levels, Uniform(scale32, np.zeros(scale32.shape, np.int32)))
-    return place_quantized(editor, name, stored, kind=np.int32)
+    return Quantized(levels, Uniform(scale32, np.zeros(scale32.shape, np.int32)))

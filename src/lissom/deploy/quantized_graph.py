@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class QuantizedGraph:
         parameters: Names of the constants that were trained.
         bindings: What constants hold that are levels already.
         keep_names: Whether values keep the names that they have.
+        smoothed: Of weights that carry a factor, along which axis, and the constant that their inputs are multiplied by.
     """
 
     model: ModelProto
@@ -62,6 +63,7 @@ class QuantizedGraph:
     parameters: frozenset[str]
     bindings: tuple[Binding, ...]
     keep_names: bool = False
+    smoothed: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
 def quantize_graph(source: Plain, settings: Deploy, calibration: Iterable[Sequence[Any]]) -> Network:
@@ -82,8 +84,9 @@ def quantize_graph(source: Plain, settings: Deploy, calibration: Iterable[Sequen
     model = editor.close(keep_names=source.keep_names)
     parameters = frozenset(editor.parameters & set(editor.constants))
     graph = QuantizedGraph(
-        model, static.float_model, chosen, dict(editor.permutations), parameters, tuple(static.embedded), source.keep_names
-    )
+        model, static.float_model, chosen, dict(editor.permutations), parameters, tuple(static.embedded), source.keep_names,
+        static.smoothed,
+    )  # fmt: skip
     network = _read(graph, source.network)
     return network.noting(*static.notes)
 
@@ -183,12 +186,15 @@ def return_weights(trained: Network, folded: Network) -> Network:
     graph = _graph_of(trained)
     result = edits.copy(folded)
     own = dict(edits.weights(result.module))
-    for key, stored in edits.tensors(trained.module).items():
-        graph_name = original_name(key)
-        name = graph_name.replace(".folded.", ".").removeprefix("folded.")
+    held = {original_name(key): stored for key, stored in edits.tensors(trained.module).items()}
+    for graph_name, stored in held.items():
+        name = f".{graph_name}".replace(".smoothed.", ".").replace(".folded.", ".").removeprefix(".")
         if name not in own:
             continue
         array = np.asarray(stored.dense() if isinstance(stored, Quantized) else stored)
+        if graph_name in graph.smoothed:
+            constant, axis = graph.smoothed[graph_name]
+            array = array * np.expand_dims(np.asarray(held[constant]), 1 - axis)
         order = graph.permutations.get(graph_name, ())
         array = array.transpose(np.argsort(order)) if order else array
         with torch.no_grad():

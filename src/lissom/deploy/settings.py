@@ -34,6 +34,8 @@ class Deploy:
             tries them on the calibration data and takes the one whose outputs are nearest.
         spread: The share of values that ``"percentile"`` keeps (0.9999), or the number of standard deviations that
             ``"std"`` keeps on each side (5 at 8 bits); None for these.
+        smooth: Whether differences between the channels that a matrix product reads move into its weights
+            (:func:`lissom.deploy.smoothing.smooth`): it makes transformers, whose channels differ much, several times as exact.
         samples: How many calibration samples are used at most.
         keep_float: Globs over node and weight names that stay in float32.
         opset: The ONNX operator set of the file; None for the target's.
@@ -48,6 +50,7 @@ class Deploy:
     types: Types = "auto"
     ranges: Ranges = "auto"
     spread: Annotated[float, pydantic.Field(gt=0)] | None = None
+    smooth: bool = False
     samples: Annotated[int, pydantic.Field(ge=1)] = 128
     keep_float: tuple[str, ...] = ()
     opset: Annotated[int, pydantic.Field(ge=18, le=24)] | None = None

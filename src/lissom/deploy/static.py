@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from lissom.deploy.editing import Editor
 from lissom.deploy.finish import Plain, finish
 from lissom.deploy.integer_weights import IntegerTypes, place_weights
 from lissom.deploy.settings import Deploy, Ranges, Types
+from lissom.deploy.smoothing import smooth
 from lissom.deploy.stem import widen_stem
 from lissom.deploy.verify import compare
 from lissom.deploy.weights import place_levels
@@ -55,8 +56,13 @@ class Static:
     def __init__(self, source: Plain, settings: Deploy, batches: Iterable[Sequence[Any]]) -> None:
         self.source, self.settings = source, settings
         self.target = targets.row(settings.target)
+        arrays = [tuple(_array(part) for part in batch) for batch in batches]
         self.embedded = integers.embeddings(source.editor, source.quantized)
         self.editor = source.editor
+        self.smoothed: dict[str, tuple[str, int]] = {}
+        if settings.smooth:
+            bits = 8 if settings.types == "auto" else IntegerTypes.of(settings.types).weight_bits
+            self.smoothed = smooth(self.editor, source.quantized, arrays, bits=bits, samples=settings.samples)
         narrow = settings.types != "auto" and IntegerTypes.of(settings.types).activation_bits < 8
         self.made = integers.plan(self.editor, source.quantized, settings.keep_float, weighted_only=narrow)
         if not self.made.nodes:
@@ -64,8 +70,7 @@ class Static:
                 "no operator of this network has an integer kernel: use precision 'float32', 'float16' or 'int8-dynamic'"
             )
         self.float_model = self.editor.copy().close()
-        arrays = [tuple(_array(part) for part in batch) for batch in batches]
-        self.observers: Mapping[str, Observer] = observe(self.float_model, self.made.observed, arrays, samples=settings.samples)
+        self.observers = observe(self.float_model, self.made.observed, arrays, samples=settings.samples, kind=Observer)
         self.shown = _first(arrays, COMPARED)
         self.expected = open_file(self.float_model.SerializeToString())(*self.shown)
 

@@ -31,6 +31,7 @@ class QuantizeActivations(Step):
         ranges: How activation ranges are taken: see there.
         target: For which target: see there.
         spread: Of ``"percentile"`` and ``"std"``.
+        smooth: Whether differences between channels move into the weights of matrix products: see there.
         samples: How many calibration samples are used at most.
         keep_float: Globs of what stays in float.
 
@@ -43,6 +44,7 @@ class QuantizeActivations(Step):
     ranges: Ranges = "auto"
     target: str = "this-machine"
     spread: Annotated[float, Gt(0)] | None = None
+    smooth: bool = False
     samples: Annotated[int, Ge(1)] = 128
     keep_float: tuple[str, ...] = ()
 

@@ -10,7 +10,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from lissom import edits
-from lissom.calibrate.inputs import calibration_inputs
+from lissom.calibrate.inputs import calibration_inputs, without_padding
 from lissom.calibrate.layers import Layer, Walk, layer_of
 from lissom.calibrate.second_order import mean_error
 from lissom.deploy.quantized_graph import float_twin, is_quantized_graph
@@ -52,9 +52,12 @@ class CorrectBias(Step):
         corrected = edits.copy(network)
         rounded = {name for name, edit in edits.edited(corrected.module).items() if edit.grid is not None}
         before = _without_grids(network)
-        batches = [network.example_inputs] if self.method == "analytic" else calibration_inputs(network, job, self.samples, BATCH)
+        twin = float_twin(before) if is_quantized_graph(network) else before
+        batches = [network.example_inputs]
+        if self.method == "empirical":
+            batches = without_padding(twin, calibration_inputs(network, job, self.samples, BATCH))
         walk = Walk(corrected, batches)
-        reference = Walk(float_twin(before) if is_quantized_graph(network) else before, batches).layers()
+        reference = Walk(twin, batches).layers()
         left = []
         for layer in walk.layers():
             wanted = layer_of(layer.name, reference)

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from lissom import edits
-from lissom.calibrate.inputs import calibration_inputs
+from lissom.calibrate.inputs import calibration_inputs, without_padding
 from lissom.calibrate.layers import Layer, Walk, layer_of
 from lissom.calibrate.second_order import ROUNDINGS, Lattice, mean_error, refitted, statistics
 from lissom.deploy.quantized_graph import float_twin, is_quantized_graph
@@ -63,10 +63,10 @@ class RoundWeights(Step):
         rounded = edits.copy(network)
         names = set(edits.selected(rounded.module, self.include, self.exclude))
         standing = {name for name in names if (edit := edits.edit_of(rounded.module, name)) is not None and edit.grid is not None}
-        batches = calibration_inputs(network, job, self.samples, BATCH)
+        twin = float_twin(network) if is_quantized_graph(network) else network
+        batches = without_padding(twin, calibration_inputs(network, job, self.samples, BATCH))
         walk = Walk(rounded, batches)
-        twin = Walk(float_twin(network), batches) if is_quantized_graph(network) else walk.again(batches)
-        reference = twin.layers()
+        reference = (walk.again(batches) if twin is network else Walk(twin, batches)).layers()
         done: set[str] = set()
         with job.progress.task("rounding", len(names)) as task:
             for layer in walk.layers():
