@@ -103,6 +103,13 @@ def test_what_is_left_is_a_multiple(network, convolutional_job, rounds):
     assert capture(pruned).macs <= 0.4 * MACS
 
 
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_least_share_of_every_group_stays(network, convolutional_job, rounds):
+    pruned = PruneChannels(macs=0.05, least=0.3, rounds=rounds, samples=16).apply(network, convolutional_job)
+    assert [group.size for group in groups(capture(pruned))] == [5, 10]  # of 16 and 32
+    assert any("5% cannot be reached" in note for note in pruned.notes)
+
+
 def test_a_ratio_that_would_empty_a_layer_keeps_one_unit_and_says_so(network, convolutional_job):
     pruned = PruneChannels(ratio=0.99, importance="l2").apply(network, convolutional_job)
     assert (pruned.module.first.out_channels, pruned.module.inner.out_channels) == (1, 1)

@@ -43,21 +43,28 @@ class Ladder:
         return masks
 
 
-def ladders(sets: Sequence[Sequence[Group]], scores: Mapping[Group, npt.NDArray[np.float64]], multiple: int = 1) -> list[Ladder]:
+def ladders(
+    sets: Sequence[Sequence[Group]],
+    scores: Mapping[Group, npt.NDArray[np.float64]],
+    multiple: int = 1,
+    least: Mapping[str, int] | None = None,
+) -> list[Ladder]:
     """A ladder for each set of groups that must keep equal shares.
 
     Args:
         sets: Groups that share attributes, from :func:`lissom.graph.attributes.siblings`.
         scores: Importance of every index.
         multiple: What is left of a group is a multiple of this, where the group has so many.
+        least: By the names of groups, how many indices stay of each at least; one of any other.
     """
     result = []
     for groups in sets:
         steps = math.gcd(*(group.size for group in groups))
+        stays = max(-(-(least or {}).get(group.name, 1) * steps // group.size) for group in groups)
         order = [np.argsort(scores[group], kind="stable") for group in groups]
         sizes = [group.size // steps for group in groups]
         whole = multiple if steps >= multiple else 1
-        edges = list(range(steps % whole or whole, steps, whole))
+        edges = list(range(steps % whole or whole, steps - stays + 1, whole))
         rungs, costs = [], []
         for low, high in zip([0, *edges], edges, strict=False):
             rung = tuple(sorted_[low * each : high * each] for sorted_, each in zip(order, sizes, strict=True))

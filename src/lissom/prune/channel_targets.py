@@ -115,6 +115,6 @@ class Latency(Target):
 
 def _cannot(what: str, left: float, share: float) -> str:
     return (
-        f"pruning channels leaves {left:.0%} of {what}; {share:.0%} cannot be reached: at least one position of every "
-        "group is kept, and some axes cannot be pruned (lissom inspect says why)"
+        f"pruning channels leaves {left:.0%} of {what}; {share:.0%} cannot be reached: one position of every group, or the "
+        "least share that was asked for, is kept, and some axes cannot be pruned (lissom inspect says why)"
     )

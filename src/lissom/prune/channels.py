@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
 
-from lissom.calibrate.batch_norm import shift_batch_norm
+from lissom.calibrate.batch_norm import recalibrate_batch_norm
 from lissom.calibrate.inputs import calibration_inputs
-from lissom.calibrate.reconstruction import kept_rows, reconstruct
+from lissom.calibrate.reconstruction import reconstruct
 from lissom.deploy import deploy
 from lissom.errors import UsageError
 from lissom.graph.attributes import siblings
@@ -44,6 +45,7 @@ class PruneChannels(Step):
             :data:`lissom.prune.channel_importance.CHANNEL_IMPORTANCES`.
         scope: ``"global"``: all groups compete; ``"group"``: every group loses the same share.
         multiple: What is left of a group is a multiple of this, where the group has so many: kernels like 8 or 16.
+        least: Share of every group that stays at least, whatever its importance; no layer then becomes very narrow.
         rounds: Go there in so many rounds, each with new importances.
         finetune: What trains the network between rounds, such as ``Finetune(epochs=1)``; None does not train.
         reconstruct: Refit the layers that are left to what the network computed before, by least squares on calibration
@@ -65,6 +67,7 @@ class PruneChannels(Step):
     importance: Literal["l1", "l2", "batch_norm", "taylor", "fisher", "activity", "entropy"] = "fisher"
     scope: Literal["global", "group"] = "global"
     multiple: Annotated[int, Gt(0)] = 1
+    least: Annotated[float, Ge(0), Lt(1)] = 0.0
     rounds: Annotated[int, Gt(0)] = 1
     finetune: Nested | None = None
     reconstruct: bool = True
@@ -99,10 +102,11 @@ def prune(how: Any, network: Network, job: Job, candidates: Candidates) -> Netwo
     settings = PruneChannels(**{name: value for name, value in vars(how).items() if name in fields})
     graph = capture(network)
     original, target = network, _target(settings, network, graph, job)
+    least = {group.name: max(1, math.ceil(settings.least * group.size - 1e-9)) for group in groups(graph)}
     for number in range(1, settings.rounds + 1):
         job.check_time()
         graph = graph if number == 1 else capture(network)
-        removal, notes = _remove(settings, network, graph, job, candidates, target, number / settings.rounds)
+        removal, notes = _remove(settings, network, graph, job, candidates, target, number / settings.rounds, least)
         if settings.reconstruct and removal.removed:
             mend(removal.network, original, job, settings.samples)
         network = removal.network.noting(*notes)
@@ -129,6 +133,7 @@ def _remove(
     candidates: Candidates,
     target: Target,
     after: float,
+    least: Mapping[str, int],
 ) -> tuple[Removal, list[str]]:
     """Select and remove; groups that cannot be proved are left out and noted, and the others make up for them."""
     wanted = candidates(graph, groups(graph))
@@ -137,7 +142,7 @@ def _remove(
     refused: dict[str, str] = {}
     while True:
         left = [some for each in sets if (some := [group for group in each if group.name not in refused])]
-        keep = target.select(graph, ladders(left, scores, settings.multiple), network, scope=settings.scope, after=after)
+        keep = target.select(graph, ladders(left, scores, settings.multiple, least), network, scope=settings.scope, after=after)
         removal = remove(network, graph, keep)
         fresh = {name: why for name, why in removal.refused.items() if name not in refused}
         refused.update(fresh)
@@ -152,8 +157,8 @@ def _remove(
 
 
 def mend(network: Network, original: Network, job: Job, samples: int) -> None:
-    """Refit ``network.module`` in place to ``original`` on calibration data, and move its batch norms' statistics along."""
+    """Refit ``network.module`` in place to ``original`` on calibration data, and recalibrate its batch norms."""
     batches = calibration_inputs(network, job, samples)
     if batches:
         reconstruct(network, original, batches, job.check_time)
-        shift_batch_norm(network.module, original.module, batches, kept_rows(original, network))
+        recalibrate_batch_norm(network.module, batches)
