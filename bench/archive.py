@@ -7,7 +7,8 @@
 Sizes are those of effort `best`, speeds those of `fast`. All sizes are of the weight tensors (two axes and more); NNCodec
 quantizes them itself, at qp -14, -20, -26 and -32, and its answers are kept in bench/cache. "Equal" sizes lie between two
 of lissom's measured ones, by logarithms. Seconds are seconds of CPU, the least of some runs, with one thread: a busy
-machine does not lengthen them. Photos and sentences that calibrate do not report.
+machine does not lengthen them. Photos and sentences that calibrate do not report. At equal divergence, rows where NNCodec's
+network is hardly better than one of zeros are left out of the figure: there lissom takes next to nothing, which says nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from divergence import Probe, equal_divergence
+from divergence import Probe, equal_divergence, worth_comparing
 from harness import ROOT, Bench, arguments, shared
 from lissom.callables import load_callable
 from lissom.codec import Quantized, Uniform, decode, encode
@@ -320,6 +321,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
         kinds.setdefault(row["row"].partition(" ")[0], []).append(row)
     expected = Counter(key["row"].partition(" ")[0] for key, _ in plan())
     kinds = {kind: found for kind, found in kinds.items() if len(found) == expected[kind]}
+    kinds["divergence"] = [row for row in kinds.get("divergence", []) if worth_comparing(row)]
     kinds["speed"] = [row for row in kinds.get("speed", []) if row["network"] in LARGE]
 
     def mean(kind: str, above: str, below: str) -> float | None:

@@ -78,10 +78,15 @@ class Probe:
         return found
 
 
+def worth_comparing(row: dict[str, Any]) -> bool:
+    """Whether the answers are nearer to the original's than half way to those of a network of zeros, which are all alike."""
+    return bool(row["divergence"] < 0.5 * row["of_zeros"])
+
+
 def equal_divergence(probe: Probe, weights: Weights, decoded: Weights, step: float) -> dict[str, Any]:
     """Bytes of all ``weights`` where the answers diverge as with ``decoded``, on the test split; and the points around it.
 
-    Where that is further than a network of zeros, whose answers are all alike, there is nothing to compare: no bytes.
+    Where the peer's network is not :func:`worth_comparing`, there are no bytes.
 
     Args:
         probe: The network.
@@ -93,7 +98,7 @@ def equal_divergence(probe: Probe, weights: Weights, decoded: Weights, step: flo
     wanted = {split: probe.divergence(theirs, split) for split in ("validation", "test")}
     zeros = probe.divergence({name: np.zeros_like(value) for name, value in theirs.items()}, "test")
     row: dict[str, Any] = {"bytes": None, "divergence": wanted["test"], "of_zeros": zeros}
-    if not wanted["test"] < 0.9 * zeros:
+    if not worth_comparing(row):
         return row
     unused = {key: rate_distortion_levels(value, step) for key, value in weights.items() if key not in probe.known}
 
