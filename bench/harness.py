@@ -55,7 +55,7 @@ class Bench:
             if all(row.get(name) == value for name, value in key.items()):
                 return row
         started = time.monotonic()
-        made = {**key, **make(), "cpu": cpu()}
+        made = json.loads(json.dumps({**key, **make(), "cpu": cpu()}))  # as it will be read back: no tuples
         made["seconds"] = round(time.monotonic() - started, 1)
         self.seconds += made["seconds"]
         self.rows.append(made)
