@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +70,22 @@ def test_candidates_are_the_same_when_a_job_resumes(network: Network, job: Job, 
         assert "was chosen: by itself it moves the outputs by" in first.reasons[0]
         made[0].tell(turn_further=False)
         assert made[0].ask() is None
+
+
+def test_the_jobs_executor_measures_layers(network: Network, job: Job) -> None:
+    class Counting(ThreadPoolExecutor):
+        given = 0
+
+        def submit(self, *arguments: Any, **named: Any) -> Any:
+            self.given += 1
+            return super().submit(*arguments, **named)
+
+    after = partial(lighter_recipe, epochs=1, goal="size")
+    in_turn = Lighter(network, dataclasses.replace(job, checkpoints=None), "size", after, 32).ask()
+    with Counting(2) as workers:
+        shared = dataclasses.replace(job, checkpoints=None, executor=workers)
+        assert Lighter(network, shared, "size", after, 32).ask() == in_turn
+    assert workers.given == 3  # linear layers
 
 
 def test_small_networks_have_no_library(network: Network, job: Job) -> None:
