@@ -5,7 +5,7 @@
 
 Every weight matrix, the last one too, is plus or minus one scale (BinaryConnect, arXiv:1511.00363, with XNOR-Net's scale);
 biases and normalisations are float. Products are computed in bfloat16, all else in float32. Nothing is told about pixels' places.
-The last 10,000 of the training images validate, and the epoch is the one of least validation error; the test images are read once.
+The last 10,000 training images validate, and the epoch is the one of least validation error; the test images are read once.
 """
 
 from __future__ import annotations
