@@ -37,7 +37,7 @@ from quantization import lite0
 
 __all__ = ["QPS", "SIZES", "by_lissom", "by_nncodec"]
 
-QPS = (-26, -23, -20, -18, -16)
+QPS = (-32, -29, -26, -23, -20, -18, -16)
 SIZES = {1_400_000: 6}
 """Bytes to arrive at, and epochs."""
 
