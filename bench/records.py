@@ -276,12 +276,16 @@ def check(bench: Bench) -> None:
         file = ARCHIVES / f"{row['network']}-{row.get('size') or format(row['weight'], 'g')}-{row['seed']}.lissom"
         if not file.exists():
             continue
-        kind = row["network"]
-        resnet = kind.startswith("resnet20")
-        job = resnet_record.job_of(0, structured.original()) if resnet else job_for(splits(images_for(kind), 0), 0)
+        job = checked_on(row["network"].removesuffix("_short"))
         size, found = file.stat().st_size, error(rebuilt(file), job.data.test, job)
         same = "as recorded" if (size, found) == (row["bytes"], row["test_error"]) else f"RECORDED {row['test_error']:.2%}"
         print(f"{file.name}: {size:,} bytes, {row['fp32_bytes'] / size:.1f}x, test error {found:.2%}, {same}")
+
+
+@functools.cache
+def checked_on(kind: str) -> Job:
+    """A job whose test split archives of this network are checked on."""
+    return resnet_record.job_of(0, structured.original()) if kind == "resnet20" else job_for(splits(images_for(kind), 0), 0)
 
 
 def images_for(kind: str) -> dict[str, npt.NDArray[Any]]:
