@@ -84,7 +84,7 @@ def rounded(name: str, array: npt.NDArray[Any], bits: int = SIDE_BITS) -> npt.ND
         ModelRefused: the tensor holds NaN or infinity.
 
     >>> rounded("running_var", np.float32([1.0009765625, 3.14159274, -1e-20])).tolist()
-    [1.0, 3.140625, -1.0005134861800594e-20]
+    [1.0, 3.140625, -1.0005576689441423e-20]
     """
     if not np.isfinite(array.astype(np.float32)).all():
         raise ModelRefused(f"{name} holds NaN or infinity, which no grid can: leave out --quality, or repair the network")
