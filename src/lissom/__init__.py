@@ -36,6 +36,7 @@ _ROOMS = {
     "PruneWeights": "prune.weights",
     "QuantizeActivations": "quantize.activations",
     "QuantizeWeights": "quantize.weights",
+    "QuantizeWithin": "quantize.within",
     "Rate": "train.rate",
     "Recipe": "recipe",
     "Result": "result",

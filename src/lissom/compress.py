@@ -224,7 +224,8 @@ def _searches(network: Network, job: Job, settings: Options) -> tuple[Search, ..
         return (Curve(Curve.epochs_for(job.data), remove_dead=prunable(network)),)
     steered = to_size(settings.limits, settings.shipped, network, job.data)
     turned = knob(settings.goal, network, job.data)
-    return (first_candidates(settings.goal), steered, turned, lighter(settings.goal, network, job))
+    quick = first_candidates(settings.goal, settings.limits)
+    return (*quick, steered, turned, lighter(settings.goal, network, job))
 
 
 def _fingerprint(network: Network, job: Job, settings: Options) -> str:

@@ -141,6 +141,7 @@ def import_steps() -> None:
     import lissom.quantize.mixed
     import lissom.quantize.rounding
     import lissom.quantize.weights
+    import lissom.quantize.within
     import lissom.share
     import lissom.substitute
     import lissom.train.finetune  # noqa: F401

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import lissom
+from lissom.measure.metrics import MARGIN
 from lissom.prune.channels import PruneChannels
 from lissom.recipe import Recipe
 from lissom.search.bisection import Bisection
 from lissom.search.limits import Limits
 from lissom.search.policy import choose, first_candidates, knob, size_recipe, to_size, turn_further
-from lissom.search.trial import MARGIN, Outcome
+from lissom.search.trial import Outcome
 
 
 def outcome(name, drop=0.0, size=1000, error=0.0, **more):
@@ -115,10 +116,21 @@ def test_small_data_gets_more_epochs(classifier, labelled):
 
 @pytest.mark.parametrize("goal", ["size", "latency"])
 def test_the_first_candidates_need_no_training(goal):
-    search = first_candidates(goal)
+    for search in first_candidates(goal, Limits(max_drop=0.01)):
+        while (candidate := search.ask()) is not None:
+            assert "Finetune" not in candidate.recipe.in_words()
+            search.tell(turn_further=False)
+
+
+@pytest.mark.parametrize(("within", "tried"), [(True, ["int8 static"]), (False, ["int8 static", "int8 repaired"])])
+def test_integers_are_repaired_only_where_they_lose_too_much(within, tried):
+    _, search = first_candidates("latency", Limits(max_drop=0.02))
+    found = []
     while (candidate := search.ask()) is not None:
-        assert "Finetune" not in candidate.recipe.in_words()
-        search.tell(turn_further=True)
+        found.append(candidate)
+        search.tell(turn_further=within)
+    assert [candidate.name for candidate in found] == tried
+    assert within or found[-1].recipe.steps == (lissom.QuantizeWithin(max_drop=0.02),)
 
 
 LIMIT = 0.005

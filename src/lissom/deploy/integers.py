@@ -67,18 +67,21 @@ def plan(editor: Editor, held: Mapping[str, Quantized], keep_float: Sequence[str
     Args:
         editor: The float graph.
         held: Weights that take their values from a grid: only integer grids of up to 8 bits can be computed with.
-        keep_float: Globs over names of nodes, values and weights that stay float.
+        keep_float: Globs over names of nodes, values and weights that stay float. What such a node reads is not rounded either,
+            so that an operator which can only give integers stays float before it.
         weighted_only: Quantize what weighted operators read and nothing else: for integers that no kernel computes with,
             where sums in fewer bits would cost accuracy and save nothing.
     """
     editor.sort()
     users = editor.users()
     made = Plan()
+    floats = _read_in_float(editor, keep_float)
     for node in editor.nodes:
         rule = OPERATORS.get(node.op_type)
         if (
             rule is None
             or (weighted_only and rule.weight is None)
+            or (rule.needs_output and not weighted_only and node.output[0] in floats)
             or _kept(node, keep_float)
             or not rule.takes(editor, node, made.integers)
             or not _usable(editor, node, held)
@@ -86,7 +89,7 @@ def plan(editor: Editor, held: Mapping[str, Quantized], keep_float: Sequence[str
             continue
         made.nodes.append(node)
         output = node.output[0]
-        if weighted_only:
+        if weighted_only or output in floats:
             continue
         free = _free_follower(editor, node, users)
         if rule.needs_output or _read_by_weighted(free or node, users):
@@ -112,6 +115,19 @@ def plan(editor: Editor, held: Mapping[str, Quantized], keep_float: Sequence[str
 def _kept(node: NodeProto, globs: Sequence[str]) -> bool:
     names = [node.name, *node.output, *node.input]
     return any(fnmatchcase(name, glob) or fnmatchcase(name.replace(".folded", ""), glob) for glob in globs for name in names)
+
+
+def _read_in_float(editor: Editor, keep_float: Sequence[str]) -> set[str]:
+    """The values that nodes which stay float read, also through operators that only move or cut off."""
+    found: set[str] = set()
+    for node in reversed(editor.nodes):
+        if _kept(node, keep_float):
+            found.update(node.input)
+        elif node.output[0] in found and (
+            node.op_type in FREE or (node.op_type in OPERATORS and OPERATORS[node.op_type].same_scale)
+        ):
+            found.add(node.input[0])
+    return found
 
 
 def _usable(editor: Editor, node: NodeProto, held: Mapping[str, Quantized]) -> bool:

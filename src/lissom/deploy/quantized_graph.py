@@ -19,8 +19,8 @@ from lissom.deploy.editing import Editor
 from lissom.deploy.finish import Plain, finish
 from lissom.deploy.integer_weights import IntegerTypes, integer_nodes, place_weights
 from lissom.deploy.operators import weight_axis
-from lissom.deploy.settings import Deploy
-from lissom.deploy.static import Static, chosen_activations
+from lissom.deploy.settings import Deploy, Ranges
+from lissom.deploy.static import NONE, Static, chosen_activations
 from lissom.deploy.stem import widen_stem
 from lissom.deploy.weights import place_levels
 from lissom.errors import UsageError
@@ -32,9 +32,12 @@ __all__ = [
     "QuantizedGraph",
     "close_graph",
     "float_twin",
+    "graph_of",
     "is_quantized_graph",
     "quantize_graph",
     "return_weights",
+    "users_name",
+    "weight_names",
     "wide_weights",
 ]
 
@@ -66,7 +69,9 @@ class QuantizedGraph:
     smoothed: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
 
-def quantize_graph(source: Plain, settings: Deploy, calibration: Iterable[Sequence[Any]]) -> Network:
+def quantize_graph(
+    source: Plain, settings: Deploy, calibration: Iterable[Sequence[Any]], own_ranges: Mapping[str, Ranges] = NONE
+) -> Network:
     """Quantize the activations of a float graph, and read it back as a network whose weights are float.
 
     The network answers as the deployed file will: nothing else simulates quantization. Round its weights
@@ -77,10 +82,11 @@ def quantize_graph(source: Plain, settings: Deploy, calibration: Iterable[Sequen
         source: The float graph.
         settings: As for deploying with ``precision="int8"``.
         calibration: Batches of inputs.
+        own_ranges: Values of the graph whose range is taken by a formula of their own.
     """
     static = Static(source, settings, calibration)
     chosen = chosen_activations(static)
-    editor = static.activations(chosen.ranges, chosen.types, own_scales=True)
+    editor = static.activations(chosen.ranges, chosen.types, own_scales=True, own_ranges=own_ranges)
     model = editor.close(keep_names=source.keep_names)
     parameters = frozenset(editor.parameters & set(editor.constants))
     graph = QuantizedGraph(
@@ -112,7 +118,12 @@ def is_quantized_graph(network: Network) -> bool:
     return isinstance(network.source.original, QuantizedGraph)
 
 
-def _graph_of(network: Network) -> QuantizedGraph:
+def graph_of(network: Network) -> QuantizedGraph:
+    """What :func:`quantize_graph` made the network of.
+
+    Raises:
+        UsageError: it is no such network.
+    """
     if not isinstance(network.source.original, QuantizedGraph):
         raise UsageError("the network's activations are not quantized: apply QuantizeActivations first")
     return network.source.original
@@ -120,15 +131,29 @@ def _graph_of(network: Network) -> QuantizedGraph:
 
 def wide_weights(network: Network) -> tuple[str, ...]:
     """The weights of the first and the last integer operator, by the network's names: they keep 8 bits."""
-    graph = _graph_of(network)
+    names = list(weight_names(network).values())
+    return tuple(dict.fromkeys((names[0], names[-1]))) if names else ()
+
+
+def weight_names(network: Network) -> dict[str, str]:
+    """The weights of integer operators in the order of the graph: the network's names by the graph's."""
+    graph = graph_of(network)
     names = torch_names([tensor.name for tensor in graph.model.graph.initializer])
-    nodes = [names[node.input[1]] for node, _ in integer_nodes(Editor(graph.model))]
-    return tuple(dict.fromkeys((nodes[0], nodes[-1]))) if nodes else ()
+    return {node.input[1]: names[node.input[1]] for node, _ in integer_nodes(Editor(graph.model))}
+
+
+def users_name(graph_name: str) -> str:
+    """The user's name of a weight that the graph holds folded or smoothed.
+
+    >>> users_name("stem.folded.weight")
+    'stem.weight'
+    """
+    return f".{graph_name}".replace(".smoothed.", ".").replace(".folded.", ".").removeprefix(".")
 
 
 def float_twin(network: Network) -> Network:
     """The same graph with the same weights and without the pairs of its activations: what rounding should come near."""
-    twin = read_onnx(_graph_of(network).original, network.example_inputs)
+    twin = read_onnx(graph_of(network).original, network.example_inputs)
     state = edits.state_dict(network.module)
     twin.module.load_state_dict({name: state[name] for name in twin.module.state_dict()})
     return dataclasses.replace(twin, dynamic_axes=network.dynamic_axes, preprocess=network.preprocess)
@@ -136,7 +161,7 @@ def float_twin(network: Network) -> Network:
 
 def close_graph(network: Network) -> Deployed:
     """The file of a quantized graph: its weights become levels, everything else stands there already."""
-    graph = _graph_of(network)
+    graph = graph_of(network)
     target, types = targets.row(graph.settings.target), IntegerTypes.of(graph.settings.types)
     editor = Editor(_copied(graph.model), graph.parameters)
     editor.permutations.update(graph.permutations)
@@ -183,12 +208,12 @@ def return_weights(trained: Network, folded: Network) -> Network:
         folded: The user's network, whose normalisations are folded (:func:`lissom.deploy.fold.fold_batch_norm`): the graph
             was made of it.
     """
-    graph = _graph_of(trained)
+    graph = graph_of(trained)
     result = edits.copy(folded)
     own = dict(edits.weights(result.module))
     held = {original_name(key): stored for key, stored in edits.tensors(trained.module).items()}
     for graph_name, stored in held.items():
-        name = f".{graph_name}".replace(".smoothed.", ".").replace(".folded.", ".").removeprefix(".")
+        name = users_name(graph_name)
         if name not in own:
             continue
         array = np.asarray(stored.dense() if isinstance(stored, Quantized) else stored)

@@ -36,8 +36,9 @@ class Deploy:
             ``"std"`` keeps on each side (5 at 8 bits); None for these.
         smooth: Whether differences between the channels that a matrix product reads move into its weights
             (:func:`lissom.deploy.smoothing.smooth`): it makes transformers, whose channels differ much, several times as exact.
+            None smooths where the network has layer normalisations.
         samples: How many calibration samples are used at most.
-        keep_float: Globs over node and weight names that stay in float32.
+        keep_float: Globs over node and weight names that stay in float32, and what they read with them.
         opset: The ONNX operator set of the file; None for the target's.
 
     Example:
@@ -50,7 +51,7 @@ class Deploy:
     types: Types = "auto"
     ranges: Ranges = "auto"
     spread: Annotated[float, pydantic.Field(gt=0)] | None = None
-    smooth: bool = False
+    smooth: bool | None = None
     samples: Annotated[int, pydantic.Field(ge=1)] = 128
     keep_float: tuple[str, ...] = ()
     opset: Annotated[int, pydantic.Field(ge=18, le=24)] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,11 +27,12 @@ from lissom.errors import UsageError
 from lissom.measure.latency import time_in_turns
 from lissom.runtimes import open_file
 
-__all__ = ["Static", "chosen_activations", "deploy_static"]
+__all__ = ["NONE", "TRIED", "Static", "chosen_activations", "deploy_static", "relative_error"]
 
 Array = npt.NDArray[Any]
 TRIED: tuple[Ranges, ...] = ("minmax", "percentile", "mse")
 """Range formulas that ``"auto"`` compares, by what the network answers with them."""
+NONE: Mapping[str, Ranges] = {}
 COMPARED = 32
 TIMED_CALLS = 30
 WORTH = 1.02
@@ -60,7 +61,7 @@ class Static:
         self.embedded = integers.embeddings(source.editor, source.quantized)
         self.editor = source.editor
         self.smoothed: dict[str, tuple[str, int]] = {}
-        if settings.smooth:
+        if _smooths(settings, self.editor):
             bits = 8 if settings.types == "auto" else IntegerTypes.of(settings.types).weight_bits
             self.smoothed = smooth(self.editor, source.quantized, arrays, bits=bits, samples=settings.samples)
         narrow = settings.types != "auto" and IntegerTypes.of(settings.types).activation_bits < 8
@@ -74,8 +75,17 @@ class Static:
         self.shown = _first(arrays, COMPARED)
         self.expected = open_file(self.float_model.SerializeToString())(*self.shown)
 
-    def activations(self, ranges: str, types: str, *, own_scales: bool = False) -> Editor:
-        """A copy of the float graph with QuantizeLinear pairs for activations, of these ranges and types."""
+    def activations(
+        self, ranges: str, types: str, *, own_scales: bool = False, own_ranges: Mapping[str, Ranges] = NONE
+    ) -> Editor:
+        """A copy of the float graph with QuantizeLinear pairs for activations, of these ranges and types.
+
+        Args:
+            ranges: The formula.
+            types: Of activations and weights.
+            own_scales: Whether each value has a scale constant of its own.
+            own_ranges: Values that have a formula of their own.
+        """
         editor = self.editor.copy()
         nodes = {id(old): new for old, new in zip(self.editor.nodes, editor.nodes, strict=True)}
         made = integers.Plan(
@@ -85,10 +95,14 @@ class Static:
             self.made.observed,
             self.made.shared,
         )
-        integers.place(editor, made, self._steps(ranges, types), symmetric=self.target.symmetric, own_scales=own_scales)
+        steps = self.steps(ranges, types)
+        for kind in set(own_ranges.values()):
+            other = self.steps(kind, types)
+            steps |= {name: other[name] for name, own in own_ranges.items() if own == kind and name in other}
+        integers.place(editor, made, steps, symmetric=self.target.symmetric, own_scales=own_scales)
         return editor
 
-    def _steps(self, ranges: str, types: str) -> dict[str, integers.Steps]:
+    def steps(self, ranges: str, types: str) -> dict[str, integers.Steps]:
         """The integers of each observed value; what the first and the last layer read has 8 bits."""
         kinds, symmetric = IntegerTypes.of(types), self.target.symmetric
         wide = set(integers.ends(self.made)) | self._clipped()
@@ -127,8 +141,7 @@ class Static:
 
     def _error(self, deployed: Deployed) -> float:
         """Relative squared error of the outputs, as the file says they are: the runtime's own kernels are verify's affair."""
-        got = open_file(deployed.to_bytes())(*self.shown)
-        return max(_relative_error(a, b) for a, b in zip(got, self.expected, strict=True))
+        return relative_error(open_file(deployed.to_bytes())(*self.shown), self.expected)
 
 
 def deploy_static(source: Plain, settings: Deploy, calibration: Iterable[Sequence[Any]] | None) -> Deployed:
@@ -197,9 +210,15 @@ def _saturates(static: Static, candidate: Candidate) -> bool:
     return compare([got], [expected], runtime="onnxruntime", kind="integer").cosine < 0.999
 
 
-def _relative_error(got: Array, expected: Array) -> float:
-    size = float(np.square(expected.astype(np.float64)).sum())
-    return float(np.square(got.astype(np.float64) - expected).sum()) / max(size, 1e-30)
+def relative_error(got: Sequence[Array], expected: Sequence[Array]) -> float:
+    """The largest over the outputs of their squared error, relative to their squared size."""
+    pairs = [(ours.astype(np.float64), theirs.astype(np.float64)) for ours, theirs in zip(got, expected, strict=True)]
+    return max(float(np.square(a - b).sum() / max(np.square(b).sum(), 1e-30)) for a, b in pairs)
+
+
+def _smooths(settings: Deploy, editor: Editor) -> bool:
+    """Whether channels are smoothed: where the settings leave it open, in the networks that are known to need it."""
+    return any(node.op_type == "LayerNormalization" for node in editor.nodes) if settings.smooth is None else settings.smooth
 
 
 def _first(arrays: Sequence[tuple[Array, ...]], count: int) -> tuple[Array, ...]:

@@ -16,6 +16,7 @@ from lissom.data import Data, Split
 from lissom.errors import DataRefused, UsageError
 
 __all__ = [
+    "MARGIN",
     "Drop",
     "Measured",
     "Metric",
@@ -34,6 +35,9 @@ __all__ = [
 Outputs = tuple[Tensor, ...]
 Run = Callable[..., Outputs]
 """Anything that takes the input tensors and gives the output tensors: a network, or a file in a runtime."""
+
+MARGIN = 1.645
+"""Standard errors that a drop must keep from its limit: the one-sided 95 % bound of the normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,11 @@ class Drop:
     value: float
     standard_error: float
     step: float = 0.0
+
+    @property
+    def bound(self) -> float:
+        """What the drop is below with 95 % confidence; the drop itself where its standard error is not known."""
+        return self.value + (MARGIN * self.standard_error if np.isfinite(self.standard_error) else 0.0)
 
     def undecided(self, limit: float) -> bool:
         """Whether the data is too small to tell the drop from the limit: few samples that all agree are no evidence either.

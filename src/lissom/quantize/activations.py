@@ -44,7 +44,7 @@ class QuantizeActivations(Step):
     ranges: Ranges = "auto"
     target: str = "this-machine"
     spread: Annotated[float, Gt(0)] | None = None
-    smooth: bool = False
+    smooth: bool | None = None
     samples: Annotated[int, Ge(1)] = 128
     keep_float: tuple[str, ...] = ()
 

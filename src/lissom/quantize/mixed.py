@@ -32,8 +32,8 @@ class MixedPrecision(Step):
 
     Args:
         max_size: Bytes of levels and scales that the weights may take.
-        max_drop: How far the job's metric on the validation split may fall, as ``--max-drop`` counts it; the least size
-            within it wins.
+        max_drop: How far the job's metric on the validation split may fall, as ``--max-drop`` counts it (by the one-sided
+            95 % bound of the paired drop); the least size within it wins.
         signal_to_noise: In decibels: each layer takes the fewest bits that keep this much, from its own distribution alone.
         bits: The widths to choose from.
         method: How weights are rounded: see :class:`~lissom.quantize.rounding.RoundWeights`.
@@ -86,7 +86,7 @@ class MixedPrecision(Step):
             limit = most if number == 0 else (low + high) / 2
             tried = self._rounded(network, job, _within(found, limit))
             after = measure(tried.outputs, job.data.validation, job.metric, original=network.outputs)
-            if before.drop_to(after).value <= (self.max_drop or 0.0):
+            if before.drop_to(after).bound <= (self.max_drop or 0.0):
                 best, high = tried, limit
             elif number == 0:
                 return tried.noting(f"even {max(self.bits)} bits in every layer lose more than {self.max_drop}")

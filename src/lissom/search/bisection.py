@@ -8,7 +8,7 @@ from typing import Protocol
 
 from lissom.recipe import Recipe
 
-__all__ = ["Bisection", "Candidate", "Fixed", "Search"]
+__all__ = ["Bisection", "Candidate", "Fixed", "Ladder", "Search"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,15 @@ class Fixed:
     def tell(self, *, turn_further: bool) -> None:  # noqa: ARG002 - nothing that was seen changes the list
         """Go on to the next."""
         self.tried += 1
+
+
+@dataclass
+class Ladder(Fixed):
+    """Try these candidates, each more careful than the last, until one leaves room."""
+
+    def tell(self, *, turn_further: bool) -> None:
+        """Go on to the next where this one lost too much."""
+        self.tried = len(self.candidates) if turn_further else self.tried + 1
 
 
 @dataclass

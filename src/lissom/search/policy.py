@@ -16,8 +16,9 @@ from lissom.job import Job, Step
 from lissom.network import Network
 from lissom.prune.channels import PruneChannels
 from lissom.quantize.weights import QuantizeWeights
+from lissom.quantize.within import QuantizeWithin
 from lissom.recipe import Recipe
-from lissom.search.bisection import Bisection, Candidate, Fixed, Search
+from lissom.search.bisection import Bisection, Candidate, Fixed, Ladder, Search
 from lissom.search.curve import Curve
 from lissom.search.lighter import Lighter
 from lissom.search.limits import Goal, Limits, Ship
@@ -44,17 +45,20 @@ LIGHT: dict[Goal, float] = {"latency": 1e7, "size": 1e6}
 SAME_SIZE = 0.10  # outcomes whose goal differs by less are told apart by divergence, where the data cannot decide
 
 
-def first_candidates(goal: Goal) -> Fixed:
-    """What is tried before any training: quick, and a result to fall back on."""
+def first_candidates(goal: Goal, limits: Limits) -> tuple[Search, ...]:
+    """What is tried before any training: quick, and a result to fall back on.
+
+    Integers that lose more than the limit are tried again, corrected on data, with their worst layers repaired.
+    """
     if goal == "latency":
-        return Fixed((
-            Candidate("float", Recipe()),
-            Candidate("int8 static", Recipe(deploy=Deploy(precision="int8"))),
-        ))  # fmt: skip
-    return Fixed((
+        rounded = [Candidate("int8 static", Recipe(deploy=Deploy(precision="int8")))]
+        if limits.max_drop:
+            rounded.append(Candidate("int8 repaired", Recipe((QuantizeWithin(max_drop=limits.max_drop),))))
+        return Fixed((Candidate("float", Recipe()),)), Ladder(tuple(rounded))
+    return (Fixed((
         Candidate("8-bit weights", Recipe((QuantizeWeights(bits=8),))),
         Candidate("6-bit codebooks", Recipe((ShareWeights(bits=6),))),
-    ))  # fmt: skip
+    )),)  # fmt: skip
 
 
 def to_size(limits: Limits, ship: Ship, network: Network, data: Data) -> Fixed:

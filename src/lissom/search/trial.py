@@ -24,7 +24,7 @@ from lissom.files import write_bytes, write_text
 from lissom.job import Job, OutOfTime
 from lissom.loading import structure_text
 from lissom.measure.latency import Timing, compare
-from lissom.measure.metrics import Measured, Metric, divergence, scores_of
+from lissom.measure.metrics import MARGIN, Measured, Metric, divergence, scores_of
 from lissom.network import Network
 from lissom.recipe import Recipe
 from lissom.runtimes.network import file_network
@@ -36,8 +36,6 @@ __all__ = ["PARITY_INPUTS", "Outcome", "Trials", "runtime_of", "score_file"]
 
 PARITY_INPUTS = 64
 BATCH = 64
-MARGIN = 1.645
-"""Standard errors that a drop must keep from its limit: the one-sided 95 % bound of the normal distribution."""
 
 
 @pydantic.dataclasses.dataclass(frozen=True, kw_only=True)
