@@ -3,6 +3,7 @@
     LAB=lab python bench/quantization.py                  # every row; a stopped run goes on where it was
     LAB=lab python bench/quantization.py --only lite0     # rows of one network: lite0, minilm, resnet20, trained
     LAB=lab python bench/quantization.py --only latency   # times the files of the first split, when nothing else runs
+    LAB=lab python bench/quantization.py --only minilm --splits 0 --again   # lissom's file and the row anew; peers' files stand
     python bench/quantization.py --quick                  # ResNet-20's rows on few images
 
 Networks and data: see the README beside the shared data. EfficientNet-lite0: of 500 photos, those whose number is k modulo 5
@@ -19,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import os
 import sys
 import tempfile
@@ -195,6 +197,7 @@ def int8_row(kind: str, number: int) -> dict[str, Any]:
         "ratio_95": bound,
         "bytes": {tool: found.file.stat().st_size for tool, found in made.items()},
         "cpu_seconds": {tool: round(found.seconds, 1) for tool, found in made.items()},
+        "extra_mb": made["lissom"].memory,
         "recipe": RECIPES[recipe].in_words(),
     }
 
@@ -368,14 +371,25 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     }
 
 
+def forget(bench: Bench, networks: list[str], what: list[str], splits: list[int]) -> None:
+    """Leave out the rows that were asked for, and the files of lissom's that they are of."""
+    bench.forget(lambda row: row["network"] in networks and row["what"] in what and row.get("split") in splits)
+    folders = {"int8": "{}-{}", "W4A8": "{}-w4a8-{}"}
+    for kind, name, number in itertools.product(networks, what, splits):
+        (CACHE / folders.get(name, "").format(kind, number) / "lissom.seconds").unlink(missing_ok=True)
+
+
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--only", choices=["lite0", "minilm", "resnet20", "trained", "latency"], nargs="+")
     parser.add_argument("--what", choices=["int8", "W4A8", "int4"], nargs="+", default=["int8", "W4A8", "int4"])
     parser.add_argument("--types", choices=["W4A4", "W8A8", "W4A8", "W2A4"], nargs="+", default=["W4A4", "W8A8", "W4A8", "W2A4"])
     parser.add_argument("--splits", type=int, nargs="+", default=list(range(SPLITS)))
+    parser.add_argument("--again", action="store_true", help="make rows and lissom's files anew, where they are of older code")
     options = parser.parse_args()
     bench = Bench("quantization", figures, quick=options.quick)
+    if options.again:
+        forget(bench, options.only or [], options.what, options.splits)
     chosen = ["resnet20"] if options.quick else options.only or ["resnet20", "lite0", "minilm"]
     if "resnet20" in chosen:
         for name in ("W4A4",) if options.quick else options.types:

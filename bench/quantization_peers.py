@@ -44,20 +44,29 @@ class Reader:
 
 @dataclass(frozen=True)
 class Made:
-    """A quantized file, and the CPU seconds that it took to make."""
+    """A quantized file, the CPU seconds that it took to make, and the MB that this process held meanwhile beyond what it had."""
 
     file: Path
     seconds: float
+    memory: float | None = None
 
 
 def kept(out: Path, make: Callable[[], Any]) -> Made:
     """What stands from a run that was stopped, else made now: ``make`` writes the file ``out``."""
     note = out.with_suffix(".seconds")
     if not note.exists():
-        began = _cpu_seconds()
+        began, held = _cpu_seconds(), _memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the highest mark begins anew
         make()
-        note.write_text(f"{_cpu_seconds() - began:.1f}", encoding="utf-8")
-    return Made(out, float(note.read_text(encoding="utf-8")))
+        note.write_text(f"{_cpu_seconds() - began:.1f} {_memory('VmHWM') - held:.0f}", encoding="utf-8")
+    seconds, *memory = map(float, note.read_text(encoding="utf-8").split())
+    return Made(out, seconds, *memory)
+
+
+def _memory(field: str) -> float:
+    """MB of this process: ``VmRSS`` now, ``VmHWM`` at most."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
 def _cpu_seconds() -> float:

@@ -85,8 +85,16 @@ class Layer:
 
     def positions(self, batch: int) -> int:
         """How many output positions there are in a batch: samples, times places of the kernel or of the sequence."""
-        y: Tensor = self.walk.compute(self.node, batch)
-        return y.numel() // y.shape[1 if self.is_convolution else -1]
+        x: Tensor = self.walk.values[batch][self.node.args[0]]  # type: ignore[index]
+        return len(x) * math.prod(self._places(x)) if self.is_convolution else x.numel() // x.shape[-1]
+
+    def _places(self, x: Tensor) -> list[int]:
+        """How often the kernel is laid along each axis of a convolution's input: nothing need be computed to know it."""
+        arguments, kernel = self._arguments(), self.walk.shape(self.weight_node)[2:]
+        reach = [(size - 1) * step for size, step in zip(kernel, arguments["dilation"], strict=True)]
+        added = _padding(arguments["padding"], reach)
+        lengths = zip(x.shape[2:], added, reach, arguments["stride"], strict=True)
+        return [(length + sum(ends) - far - 1) // stride + 1 for length, ends, far, stride in lengths]
 
     def inputs(self, batch: int, chosen: Tensor) -> Tensor:
         """The inputs of these output positions in a batch: [groups, positions, inputs of an output]."""
@@ -94,9 +102,9 @@ class Layer:
         if not self.is_convolution:
             return x.reshape(-1, x.shape[-1])[chosen][None]
         arguments = self._arguments()
-        places = self.walk.compute(self.node, batch).shape[2:]
-        kernel = self.walk.shape(self.weight_node)[2:]
-        x = _padded(x, arguments["padding"], kernel, arguments["dilation"])
+        places, kernel = self._places(x), self.walk.shape(self.weight_node)[2:]
+        reach = [(size - 1) * step for size, step in zip(kernel, arguments["dilation"], strict=True)]
+        x = F.pad(x, [end for ends in reversed(_padding(arguments["padding"], reach)) for end in ends])
         sample, rest = chosen // math.prod(places), chosen % math.prod(places)
         index: list[Tensor] = []
         for axis, length in enumerate(places):
@@ -111,6 +119,17 @@ class Layer:
     def outputs(self, batch: int, chosen: Tensor) -> Tensor:
         """What the call gives at these positions: [groups, positions, outputs of a group]."""
         return self._picked(self.walk.compute(self.node, batch), chosen)
+
+    def move(self, name: str, value: Tensor, shift: Tensor) -> None:
+        """Let what follows compute with ``value`` in the place of ``name``, which adds ``shift`` to each output of this layer.
+
+        Outputs that are known already move, and are not computed again.
+        """
+        known = [] if self.bias_comes_after or name != self.bias else [values.get(self.node) for values in self.walk.values]
+        self.walk.replace(name, value)
+        for values, y in zip(self.walk.values, known, strict=False):
+            if y is not None:
+                values[self.node] = y.add_(shift.to(y).reshape(-1, *[1] * (y.ndim - 2)) if self.is_convolution else shift.to(y))
 
     def activation(self) -> Callable[[Tensor], Tensor] | None:
         """The activation that alone reads the outputs, number by number; None where none does."""
@@ -158,9 +177,10 @@ class Layer:
 
 
 class Walk:
-    """Runs a captured network call by call on all batches at once, and stops at each layer.
+    """Runs a captured network on calibration data, and stops at each layer.
 
-    Values are dropped after their last reader, so the memory in use is that of the values alive at one place.
+    Between two layers one batch runs after the other, and values are dropped after their last reader: the memory in use is
+    that of what is alive at one layer, its inputs above all.
 
     Args:
         network: Its edits are baked into the weights that the walk computes with.
@@ -168,7 +188,7 @@ class Walk:
     """
 
     def __init__(self, network: Network, batches: Sequence[tuple[Tensor, ...]]) -> None:
-        program = export(network)
+        program = export(network, decomposed=False)
         first = {alias: names[0] for alias, names in edits.aliases(network.module).items()}
         kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
         state = edits.state_dict(network.module)
@@ -212,16 +232,23 @@ class Walk:
     def layers(self) -> Iterator[Layer]:
         """Every layer whose weight is a parameter, before it is computed; :meth:`replace` changes what follows."""
         last = _last_readers(self.graph)
+        passed: list[fx.Node] = []
         for node in self.graph.nodes:
             if node.op != "call_function":
                 continue
             layer = self._layer(node)
             if layer is not None:
+                self._advance(passed, last)
+                passed = []
                 yield layer
-            for batch in range(len(self.values)):
+            passed.append(node)
+        self._advance(passed, last)
+
+    def _advance(self, nodes: Sequence[fx.Node], last: Mapping[fx.Node, list[fx.Node]]) -> None:
+        for batch, values in enumerate(self.values):
+            for node in nodes:
                 self.compute(node, batch)
-            for finished in last.get(node, ()):
-                for values in self.values:
+                for finished in last.get(node, ()):
                     values.pop(finished, None)
 
     @torch.no_grad()
@@ -337,11 +364,8 @@ def _last_readers(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
     return found
 
 
-def _padded(x: Tensor, padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> Tensor:
-    """The input with the zeros that the convolution adds around it."""
-    if padding == "valid":
-        return x
-    if padding == "same":
-        reach = [(size - 1) * step for size, step in zip(kernel, dilation, strict=True)]
-        return F.pad(x, [end for amount in reversed(reach) for end in (amount // 2, amount - amount // 2)])
-    return F.pad(x, [end for amount in reversed(padding) for end in (amount, amount)])
+def _padding(padding: Any, reach: Sequence[int]) -> list[tuple[int, int]]:
+    """How many zeros a convolution adds before and after each axis, whose kernel reaches so far beyond one place."""
+    if isinstance(padding, str):
+        return [(far // 2, far - far // 2) if padding == "same" else (0, 0) for far in reach]
+    return [(amount, amount) for amount in padding]

@@ -183,17 +183,25 @@ def gptq(rows: Tensor, h: Tensor, lattice: Lattice, block: int = 128) -> Tensor:
     return descent(rows, _ordered(h, back).to(rows.dtype), values.gather(2, back[:, None, :].expand_as(rows)), lattice)
 
 
-def descent(rows: Tensor, h: Tensor, values: Tensor, lattice: Lattice, sweeps: int = 2) -> Tensor:
-    """Move single weights to the level that is best while all others stay (Behdin et al., arXiv:2309.01885); never worse."""
+def descent(rows: Tensor, h: Tensor, values: Tensor, lattice: Lattice, sweeps: int = 2, block: int = 128) -> Tensor:
+    """Move single weights to the level that is best while all others stay (Behdin et al., arXiv:2309.01885); never worse.
+
+    What a step does to the weights that come after its block is added once for the whole block.
+    """
     values = values.clone()
     diagonal = h.diagonal(dim1=1, dim2=2).clamp(min=1e-20)
+    width = rows.shape[2]
     for _ in range(sweeps):
         pull = (values - rows) @ h
-        for i in range(rows.shape[2]):
-            best = lattice.nearest(values[..., i] - pull[..., i] / diagonal[:, i, None], i)
-            step = best - values[..., i]
-            pull += step[..., None] * h[:, None, i, :]
-            values[..., i] = best
+        for start in range(0, width, block):
+            end = min(start + block, width)
+            steps = torch.zeros_like(values[..., start:end])
+            for i in range(start, end):
+                best = lattice.nearest(values[..., i] - pull[..., i] / diagonal[:, i, None], i)
+                step = best - values[..., i]
+                pull[..., i:end] += step[..., None] * h[:, None, i, i:end]
+                values[..., i], steps[..., i - start] = best, step
+            pull[..., end:] += steps @ h[:, start:end, end:]
     return values
 
 

@@ -160,8 +160,14 @@ def _settings(part: nn.Module) -> tuple[tuple[str, str], ...]:
     return tuple((key, repr(value)) for key, value in vars(part).items() if isinstance(value, plain) and key != "training")
 
 
-def export(network: Network) -> ExportedProgram:
-    """The network's functional ATen program in eval mode, with a dynamic batch where the network allows it."""
+def export(network: Network, *, decomposed: bool = True) -> ExportedProgram:
+    """The network's functional ATen program in eval mode, with a dynamic batch where the network allows it.
+
+    Args:
+        network: It is left as it was.
+        decomposed: Whether operators that are made of others are taken apart, which takes longer than the capture itself. Where
+            not, it is done only if a call would change a value in its place.
+    """
     module = network.module
     strange = [name for name, parameter in module.named_parameters() if parameter.is_complex()]
     if strange:
@@ -175,7 +181,7 @@ def export(network: Network) -> ExportedProgram:
     module.eval()
     try:
         with _quiet():
-            return _export(module, network)
+            return _export(module, network, decomposed=decomposed)
     except Exception as error:  # torch.export raises dozens of unrelated types; each means the same here
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelRefused(
@@ -186,7 +192,7 @@ def export(network: Network) -> ExportedProgram:
         module.train(was_training)
 
 
-def _export(module: nn.Module, network: Network) -> ExportedProgram:
+def _export(module: nn.Module, network: Network, *, decomposed: bool) -> ExportedProgram:
     dynamic: tuple[Any, ...] = tuple(
         dict.fromkeys((0, *network.dynamic_axes.get(name, ())), Dim.AUTO) for name in network.input_names
     )
@@ -198,8 +204,18 @@ def _export(module: nn.Module, network: Network) -> ExportedProgram:
         program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
     except (RuntimeError, AssertionError, ValueError, KeyError):
         program = torch.export.export(module, inputs, strict=False)
+    if not decomposed and not any(_in_place(node) for node in program.graph.nodes):
+        return program
     functional: ExportedProgram = program.run_decompositions({})
     return functional
+
+
+def _in_place(node: fx.Node) -> bool:
+    """Whether a node changes a value that others read, or is no plain operator: a loop, a switch of modes."""
+    if node.op != "call_function" or getattr(node.target, "__module__", "") == "_operator":  # an entry, a sum of sizes
+        return False
+    schema = getattr(node.target, "_schema", None)
+    return schema is None or bool(schema.is_mutable)
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def add_to_outputs(module: nn.Module, layer: Layer, shift: Tensor) -> bool:
     # In place of the old memory, which another walk over the network as it was may compute with.
     changed = tensor + sign * shift.to(tensor)
     (edits.latent(module, name) if sign > 0 else module.get_buffer(name)).data = changed
-    layer.walk.replace(name, changed)
+    layer.move(name, changed, shift)
     return True
 
 
