@@ -9,6 +9,7 @@ from onnx import NodeProto, TensorProto
 
 from lissom.codec.tensors import Quantized, Uniform
 from lissom.deploy import integers, targets
+from lissom.deploy.block_products import place_block_products
 from lissom.deploy.deployed import Binding, Deployed
 from lissom.deploy.editing import Editor, attributes, make_node
 from lissom.deploy.finish import Plain, finish
@@ -24,7 +25,8 @@ __all__ = ["deploy_dynamic", "deploy_half"]
 def deploy_dynamic(source: Plain, settings: Deploy) -> Deployed:
     """Compute matrix products in integers whose activations are quantized as they come (``precision="int8-dynamic"``).
 
-    Convolutions stay in float: the runtime has no quick kernel for them in this form.
+    Weights that are on 4-bit grids in blocks take the runtime's kernel for those, where the target has it. Convolutions stay in
+    float: the runtime has no quick kernel for them in this form.
 
     Raises:
         UsageError: there is no matrix product with a constant weight, or the target does not take this form.
@@ -33,12 +35,14 @@ def deploy_dynamic(source: Plain, settings: Deploy) -> Deployed:
         raise UsageError(f"target {settings.target!r} has no int8-dynamic: use precision 'int8' with calibration data")
     editor = source.editor
     bindings = integers.embeddings(editor, source.quantized)
+    blocks = place_block_products(editor, source.quantized) if targets.row(settings.target).block_products else []
     made = integers.plan(editor, source.quantized, settings.keep_float, weighted_only=True)
     products = [node for node in made.nodes if node.op_type in ("Gemm", "MatMul") and len(editor.users()[node.input[1]]) == 1]
-    if not products:
+    if not products and not blocks:
         raise UsageError("no matrix product of this network can be computed in integers: use precision 'int8' or 'float32'")
     for node in products:
         bindings += _place(editor, node, source.quantized)
+    bindings += blocks
     made.nodes = products
     note = integers.left_in_float(editor, made)
     bindings += place_levels(editor, {name: held for name, held in source.quantized.items() if name in editor.constants})

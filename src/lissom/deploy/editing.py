@@ -167,6 +167,8 @@ class Editor:
         graph.name = self.model.graph.name
         graph.input.extend(self.model.graph.input)
         graph.output.extend(self.model.graph.output)
+        known = {entry.domain for entry in model.opset_import} | {""}
+        model.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted({n.domain for n in self.nodes} - known))
         count: Counter[str] = Counter()
         for node in self.nodes:
             copied = graph.node.add()
@@ -189,7 +191,7 @@ def attributes(node: NodeProto) -> dict[str, Any]:
 
 
 def make_node(kind: str, inputs: Iterable[str], outputs: Iterable[str], **fields: Any) -> NodeProto:
-    """A node of the default domain."""
+    """A node, of the default domain unless ``domain`` is given."""
     return helper.make_node(kind, list(inputs), list(outputs), **fields)
 
 

@@ -24,7 +24,7 @@ class Deploy:
             ``"onnxruntime-cpu"``, ``"openvino"``, ``"tensorrt"`` or ``"portable"``.
         precision: ``"float32"``; ``"float16"`` (weights stored in half the bytes, computed in float32); ``"int8"`` (weights and
             activations, the ranges of activations from data); or ``"int8-dynamic"`` (matrix products, the ranges of
-            activations taken as they come).
+            activations taken as they come; weights that have 4 bits in blocks keep these).
         types: Integer types of activations and weights, with their bits: ``"U8S8"``, ``"S8S8"``, ``"U8U8"``, ``"U8S7"``
             (7-bit weights, for CPUs whose 8-bit sums saturate), ``"U8S4"`` (4-bit weights, two to a byte, computed by the
             8-bit kernels) or ``"U4S4"`` (no kernel has it: the file is computed in float); with 4 bits the first and the last

@@ -24,6 +24,7 @@ class Target:
             it loads the file, and a Gemm's only where its output is integer.
         opset: The ONNX operator set that it reads.
         stem_channels: What the channels of an image must be a multiple of for a fast integer convolution.
+        block_products: Whether it has a kernel for weights of 4 bits in blocks (``MatMulNBits``).
         measured: Whether types are chosen by running the candidates on this machine.
     """
 
@@ -35,14 +36,19 @@ class Target:
     integer_bias: frozenset[str] = frozenset({"Gemm"})
     opset: int = 21
     stem_channels: int = 1
+    block_products: bool = False
     measured: bool = False
 
 
 NARROW: tuple[Types, ...] = ("U8S4", "U4S4")
 
 TARGETS: dict[str, Target] = {
-    "this-machine": Target(runtime="onnxruntime", types=("U8S8", "S8S8", "U8S7"), narrow=NARROW, stem_channels=4, measured=True),
-    "onnxruntime-cpu": Target(runtime="onnxruntime", types=("U8S8", "S8S8", "U8U8", "U8S7"), narrow=NARROW, stem_channels=4),
+    "this-machine": Target(
+        runtime="onnxruntime", types=("U8S8", "S8S8", "U8S7"), narrow=NARROW, stem_channels=4, block_products=True, measured=True
+    ),
+    "onnxruntime-cpu": Target(
+        runtime="onnxruntime", types=("U8S8", "S8S8", "U8U8", "U8S7"), narrow=NARROW, stem_channels=4, block_products=True
+    ),
     "openvino": Target(runtime="openvino", types=("U8S8", "S8S8")),
     # TensorRT wants signed integers and zero points of 0; its row is checked for form, and has not been run here.
     "tensorrt": Target(runtime="onnxruntime", types=("S8S8",), symmetric=True, integer_bias=frozenset()),

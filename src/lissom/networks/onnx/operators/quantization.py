@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lissom.errors import ModelRefused
 from lissom.networks.onnx.operators.convolution import convolution
 from lissom.networks.onnx.operators.dtypes import DTYPES, NARROW
 from lissom.networks.onnx.table import operator
@@ -113,6 +114,19 @@ def _centred(x: Tensor, zero_point: Tensor | None, last: bool) -> Tensor:
 def matmul_integer(a: Tensor, b: Tensor, a_zero_point: Tensor | None = None, b_zero_point: Tensor | None = None) -> Tensor:
     """Exact product of integer matrices in int32."""
     return torch.matmul(_centred(a, a_zero_point, False), _centred(b, b_zero_point, True)).to(torch.int32)
+
+
+@operator("MatMulNBits", domain="com.microsoft", ignores=("accuracy_level", "k"))
+def matmul_of_blocks(
+    a: Tensor, b: Tensor, scales: Tensor, zero_points: Tensor | None = None, g_idx: Tensor | None = None,
+    bias: Tensor | None = None, *, n: int, bits: int = 4, block_size: int = 32,
+) -> Tensor:  # fmt: skip
+    """Product with levels of 4 bits, two to a byte, that have a scale for each block of inputs; their zero is 8."""
+    if bits != 4 or zero_points is not None or g_idx is not None:
+        raise ModelRefused("MatMulNBits is read with 4 bits and no zero points or order of inputs of its own")
+    levels = torch.stack([b & 15, b >> 4], -1).reshape(n, -1, block_size).to(scales.dtype) - 8
+    weight = (levels * scales.reshape(n, -1, 1)).reshape(n, -1)[:, : a.shape[-1]]
+    return torch.nn.functional.linear(a, weight, bias)
 
 
 @operator("QLinearMatMul")
