@@ -23,6 +23,9 @@ from lissom.quantize.channels import bits_of, output_axis
 __all__ = ["BATCH", "RoundWeights"]
 
 BATCH = 32
+VALUES = 2**19
+"""Numbers in a batch of inputs, about: what layers make of larger ones is so large that memory is mapped anew for each."""
+
 FRACTIONS = 41
 
 
@@ -64,7 +67,9 @@ class RoundWeights(Step):
         names = set(edits.selected(rounded.module, self.include, self.exclude))
         standing = {name for name in names if (edit := edits.edit_of(rounded.module, name)) is not None and edit.grid is not None}
         twin = float_twin(network) if is_quantized_graph(network) else network
-        batches = without_padding(twin, calibration_inputs(network, job, self.samples, BATCH))
+        each = sum(tensor[0].numel() for tensor in network.example_inputs)
+        batch = max(1, min(BATCH, VALUES // max(each, 1)))
+        batches = without_padding(twin, calibration_inputs(network, job, self.samples, batch))
         walk = Walk(rounded, batches)
         reference = (walk.again(batches) if twin is network else Walk(twin, batches)).layers()
         done: set[str] = set()
