@@ -12,7 +12,9 @@ the 10,000 test images report. Peers get their best: of every setting that is tr
 photos that report. Of MiniLM, ONNX Runtime's quantizer is asked for products with weights alone: with every operator in
 integers, its error on calibration sentences was 0.65. What lissom does was chosen on the calibration photos of split 0: 60
 calibrated, and 40 told which choice was better. Needs onnxruntime; NNCF may run in an environment of its own (NNCF_PYTHON, its
-python; its rows are skipped without).
+python; its rows are skipped without). torchao and Neural Compressor lie in a folder of their own (TORCH_PEERS), made by
+``pip install --no-deps --target FOLDER torchao neural-compressor py-cpuinfo prettytable wcwidth schema deprecated wrapt psutil``;
+they are tried on split 0 alone, where neither is the best peer.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ from lissom.runtimes import open_file
 from lissom.train.distill import Distill
 from lissom.train.finetune import Finetune, Optimizer
 from lissom.train.losses import default_loss
-from quantization_peers import by_nncf, by_onnxruntime, kept
+from quantization_peers import by_nncf, by_onnxruntime, by_torch, kept
 
 Array = npt.NDArray[Any]
 SPLITS = 5
@@ -180,6 +182,7 @@ def int8_row(kind: str, number: int) -> dict[str, Any]:
     ours, recipe = folder / "lissom.onnx", INT8[kind]
     made = {"lissom": kept(ours, lambda: ours.write_bytes(by_lissom(recipe, network, seen)))}
     made |= by_onnxruntime(kind, source, network, seen, folder) | by_nncf(kind, network, seen, folder)
+    made |= by_torch(kind, number, folder)
     expected = answers(source, unseen)
     errors, refused = {}, {}
     for tool, found in made.items():

@@ -1,6 +1,7 @@
 """What bench/quantization.py compares with: ONNX Runtime's own quantizer, and NNCF in an environment of its own.
 
-NNCF_PYTHON names the interpreter of an environment with nncf and onnx; where there is none, NNCF's columns are missing.
+NNCF_PYTHON names the interpreter of an environment with nncf and onnx, TORCH_PEERS a folder that holds torchao and Neural Compressor;
+where there is none, their columns are missing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import itertools
 import os
 import resource
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from lissom.network import Network
 
 Array = npt.NDArray[Any]
 NNCF_PYTHON = os.environ.get("NNCF_PYTHON", "/tmp/peers/nncf/bin/python")
+TORCH_PEERS = os.environ.get("TORCH_PEERS", "")
 
 
 class Reader:
@@ -135,4 +138,51 @@ def by_nncf(kind: str, network: Network, samples: tuple[Array, ...], folder: Pat
 
     outs = {bias: folder / f"nncf-{bias}.onnx" for bias in ("fast", "accurate")}
     found = [kept(out, functools.partial(quantize, bias, out)) for bias, out in outs.items()]
+    return {made.file.stem: made for made in found if made.file.exists()}
+
+
+TORCH = """
+import sys, warnings; warnings.filterwarnings("ignore")
+sys.path.append(sys.argv[1])
+import torch, quantization as bench
+kind, number, tool, out = sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5]
+torch.set_num_threads(1)
+network, samples = bench.NETWORKS[kind]()
+seen, _ = bench.split_of(samples, number)
+examples = tuple(torch.from_numpy(part[:2]) for part in seen)
+shapes = tuple({0: torch.export.Dim("batch", min=1, max=64)} for _ in examples)
+if tool == "torchao":
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
+    graph = torch.export.export(network.module.eval(), examples, dynamic_shapes=shapes, strict=False).module()
+    quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    prepared, convert = prepare_pt2e(graph, quantizer), convert_pt2e
+else:
+    from neural_compressor.torch.export import export
+    from neural_compressor.torch.quantization import convert, get_default_static_config, prepare
+    graph = export(network.module.eval(), example_inputs=examples, dynamic_shapes=shapes)
+    prepared = prepare(graph, get_default_static_config())
+with torch.no_grad():
+    for start in range(0, len(seen[0]), bench.BATCH):
+        prepared(*(torch.from_numpy(part[start:start + bench.BATCH]) for part in seen))
+torch.onnx.export(convert(prepared), examples, dynamo=True, optimize=False, dynamic_shapes=shapes, opset_version=21).save(out)
+"""
+
+
+def by_torch(kind: str, number: int, folder: Path) -> dict[str, Made]:
+    """Static quantization for x86 by torchao and by Neural Compressor, whose graphs torch.onnx.export writes as QDQ files.
+
+    Neural Compressor's file holds its weights in float32, and rounds them when it is loaded. CPU seconds count the start, too.
+    """
+    if not TORCH_PEERS:
+        return {}
+
+    def quantize(tool: str, out: Path) -> None:
+        command = [sys.executable, "-c", TORCH, TORCH_PEERS, kind, str(number), tool, str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            print(f"{tool}:", done.stderr.strip().splitlines()[-1:], flush=True)
+
+    outs = {tool: folder / f"{tool}.onnx" for tool in ("torchao", "neural-compressor")}
+    found = [kept(out, functools.partial(quantize, tool, out)) for tool, out in outs.items()]
     return {made.file.stem: made for made in found if made.file.exists()}
