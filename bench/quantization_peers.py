@@ -1,7 +1,7 @@
 """What bench/quantization.py compares with: ONNX Runtime's own quantizer, and NNCF in an environment of its own.
 
-NNCF_PYTHON names the interpreter of an environment with nncf and onnx, TORCH_PEERS a folder that holds torchao and Neural Compressor;
-where there is none, their columns are missing.
+NNCF_PYTHON names the interpreter of an environment with nncf and onnx, TORCH_PEERS a folder that holds torchao and Neural
+Compressor; where there is none, their columns are missing.
 """
 
 from __future__ import annotations
