@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import ml_dtypes
 import numpy as np
-from onnx import NodeProto, TensorProto
+from onnx import NodeProto
 
 from lissom.codec.tensors import Quantized, Uniform
 from lissom.deploy.deployed import Binding
 from lissom.deploy.editing import Editor, make_node
 from lissom.deploy.operators import OPERATORS, weight_axis
+from lissom.deploy.skeleton import pack
 
 __all__ = ["DOMAIN", "place_block_products"]
 
@@ -58,35 +58,20 @@ def _fits(stored: Quantized, order: tuple[int, ...]) -> bool:
 
 
 def _place(editor: Editor, node: NodeProto, stored: Quantized, order: tuple[int, ...]) -> list[Binding]:
-    """The constants are the levels themselves; the runtime packs them once, when it loads the file."""
     assert isinstance(stored.decoding, Uniform)
     name, stem, moved = node.input[1], node.output[0], () if order == (0, 1) else order
-    scale = stored.decoding.scale.transpose(order)
-    outputs, inputs = stored.levels.transpose(order).shape
+    scale, levels = stored.decoding.scale.transpose(order), stored.levels.transpose(order)
+    outputs, inputs = levels.shape
     block = inputs // scale.shape[1]
     editor.remove_constant(name)
-    levels = editor.add_constant(f"{name}.levels", stored.levels.transpose(order).astype(ml_dtypes.int4))
+    packed = editor.add_constant(f"{name}.packed", pack(levels, (outputs, scale.shape[1], block // 2)))
     scales = editor.add_constant(f"{name}.scale", np.ascontiguousarray(scale))
-    pairs = editor.add_constant(f"{name}.pairs", np.array([outputs, scale.shape[1], block // 2, 2]))
-    eight, places, last = (
-        editor.add_constant(f"{name}.{part}", np.array(values, kind))
-        for part, values, kind in (("eight", 8, np.int32), ("places", (1, 16), np.int32), ("last", (-1,), np.int64))
-    )
-    wide, above, paired, placed, total, packed, product = (
-        editor.fresh(f"{name}.{part}") for part in ("wide", "above", "paired", "placed", "total", "packed", "product")
-    )
     biased = node.op_type == "Gemm" and len(node.input) > 2
-    result = product if biased else stem
+    product = editor.fresh(f"{stem}.product") if biased else stem
     editor.remove([node])
     editor.nodes += [
-        make_node("Cast", [levels], [wide], to=TensorProto.INT32),
-        make_node("Add", [wide, eight], [above]),
-        make_node("Reshape", [above, pairs], [paired]),
-        make_node("Mul", [paired, places], [placed]),
-        make_node("ReduceSum", [placed, last], [total], keepdims=0),
-        make_node("Cast", [total], [packed], to=TensorProto.UINT8),
-        make_node("MatMulNBits", [node.input[0], packed, scales], [result], domain=DOMAIN, K=inputs, N=outputs, bits=4,
+        make_node("MatMulNBits", [node.input[0], packed, scales], [product], domain=DOMAIN, K=inputs, N=outputs, bits=4,
                   block_size=block, accuracy_level=INTEGERS),
         *([make_node("Add", [product, node.input[2]], [stem])] if biased else []),
     ]  # fmt: skip
-    return [Binding(levels, name, "levels", moved), Binding(scales, name, "scale", moved)]
+    return [Binding(packed, name, "packed", moved), Binding(scales, name, "scale", moved)]

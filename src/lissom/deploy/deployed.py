@@ -16,7 +16,7 @@ from lissom.deploy import skeleton
 
 __all__ = ["Binding", "Deployed", "Role"]
 
-Role = Literal["values", "levels", "scale", "zero_point", "table"]
+Role = Literal["values", "levels", "packed", "scale", "zero_point", "table"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Binding:
     Args:
         initializer: Its name in the model.
         parameter: The user's name of the tensor; for a tensor that deploying made (a folded weight), a name of its own.
-        role: The tensor's values, its integer levels, or what decodes them.
+        role: The tensor's values, its integer levels (``"packed"``: two to a byte, each with 8 added), or what decodes them.
         permutation: The order in which the tensor's axes stand in the model; empty where it is the user's own.
         axis: For a scale or zero point with one axis: the tensor's axis, in the user's order, that it goes along.
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import lzma
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +22,7 @@ from lissom.codec.tensors import Quantized, Table, Uniform
 from lissom.deploy import naming
 from lissom.errors import CorruptArchive, DeployFailed
 
-__all__ = ["restore", "split"]
+__all__ = ["pack", "restore", "split"]
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array | Quantized]
@@ -30,8 +30,8 @@ Tensors = Mapping[str, Array | Quantized]
 LARGEST = 2**28
 INLINE_BYTES = 64
 """Constants of the graph up to this size stay in the skeleton: a tensor of its own would cost more."""
-LETTERS = {"values": "v", "levels": "l", "scale": "s", "zero_point": "z", "table": "t"}
-SUFFIXES = {"v": "", "l": ".levels", "s": ".scale", "z": ".zero_point", "t": ".table"}
+LETTERS = {"values": "v", "levels": "l", "packed": "p", "scale": "s", "zero_point": "z", "table": "t"}
+SUFFIXES = {"v": "", "l": ".levels", "p": ".packed", "s": ".scale", "z": ".zero_point", "t": ".table"}
 LZMA_FILTER = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 3, "lp": 0, "pb": 0}]
 COMMON = (
     b"\x08\n\x12\x06lissom:\x02\x10\x14 "
@@ -157,6 +157,10 @@ def _joined(name: str, roles: dict[str, tuple[Array, Bound | None]]) -> Array | 
     """One tensor from the initialisers that hold its parts, in the user's order of axes."""
     if "values" in roles:
         return _back(*roles["values"])
+    if "packed" in roles:
+        array, binding = roles["packed"]
+        levels = np.stack([array & 15, array >> 4], -1).reshape(len(array), -1).astype(np.int32) - 8
+        roles["levels"] = (levels, binding)
     if "levels" not in roles:
         raise DeployFailed(f"{name} has {', '.join(roles)} and no levels: bind its levels too")
     levels = _back(*roles["levels"]).astype(np.int32)
@@ -167,6 +171,16 @@ def _joined(name: str, roles: dict[str, tuple[Array, Bound | None]]) -> Array | 
         _along(*roles["zero_point"], levels.ndim).astype(np.int32) if "zero_point" in roles else np.zeros(scale.shape, np.int32)
     )
     return Quantized(levels, Uniform(scale, zero))
+
+
+def pack(levels: Array, shape: Sequence[int]) -> Array:
+    """Levels from -8 to 7, two to a byte with 8 added, the first of two in the lower half.
+
+    >>> pack(np.array([[-8, 7, 0, 1]]), (1, 1, 2)).tolist()
+    [[[240, 152]]]
+    """
+    pairs = ((levels.reshape(-1, 2) + 8) & 15).astype(np.uint8)
+    return np.asarray(pairs[:, 0] | pairs[:, 1] << 4).reshape(shape)
 
 
 def _back(array: Array, binding: Bound | None) -> Array:
@@ -193,12 +207,19 @@ def _fill(tensor: TensorProto, tensors: Tensors) -> None:
     order = tuple(int(digits) for digits in place[1:].split(",") if digits) if place[1:] else ()
     if order and len(order) == array.ndim and sorted(order) == list(range(array.ndim)):
         array = array.transpose(order)
-    if array.size != int(np.prod(list(tensor.dims), dtype=np.int64)) or min(tensor.dims, default=0) < 0:
+    size = int(np.prod(list(tensor.dims), dtype=np.int64)) * (2 if letter == "p" else 1)
+    if (
+        array.size != size
+        or min(tensor.dims, default=0) < 0
+        or array.dtype.kind not in ("i" if letter == "p" else array.dtype.kind)
+    ):
         raise CorruptArchive(
             f"the tensor {parameter[:80]!r} has shape {array.shape}, its place in the network {list(tensor.dims)}"
         )
     if tensor.data_type not in HELD_TYPES:
         raise CorruptArchive(f"the network section gives the tensor {parameter[:80]!r} a type that lissom never writes")
+    if letter == "p":
+        array = pack(array, list(tensor.dims))
     kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     filled = numpy_helper.from_array(np.ascontiguousarray(array.reshape(list(tensor.dims)).astype(kind)), tensor.name)
     tensor.raw_data = filled.raw_data
@@ -209,7 +230,7 @@ def _part(stored: Array | Quantized, letter: str, name: str) -> Array:
     if letter == "v":
         return np.asarray(stored.dense()) if isinstance(stored, Quantized) else stored
     if isinstance(stored, Quantized):
-        if letter == "l":
+        if letter in "lp":
             return stored.levels
         if letter == "t" and isinstance(stored.decoding, Table):
             return stored.decoding.values
