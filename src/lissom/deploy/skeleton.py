@@ -208,11 +208,7 @@ def _fill(tensor: TensorProto, tensors: Tensors) -> None:
     if order and len(order) == array.ndim and sorted(order) == list(range(array.ndim)):
         array = array.transpose(order)
     size = int(np.prod(list(tensor.dims), dtype=np.int64)) * (2 if letter == "p" else 1)
-    if (
-        array.size != size
-        or min(tensor.dims, default=0) < 0
-        or array.dtype.kind not in ("i" if letter == "p" else array.dtype.kind)
-    ):
+    if array.size != size or min(tensor.dims, default=0) < 0:
         raise CorruptArchive(
             f"the tensor {parameter[:80]!r} has shape {array.shape}, its place in the network {list(tensor.dims)}"
         )
