@@ -153,7 +153,7 @@ def test_reconstruction_brings_the_outputs_nearer_without_labels(network):
         float((PruneChannels(macs=0.5, importance="l2", reconstruct=mend).apply(network, job).outputs(inputs)[0] - want).norm())
         for mend in (False, True)
     ]
-    assert errors[1] < 0.5 * errors[0]
+    assert errors[1] < 0.7 * errors[0]
 
 
 @pytest.mark.parametrize("fields", [{}, {"ratio": 0.5, "macs": 0.5}, {"macs": 0.5, "latency": 0.5}])

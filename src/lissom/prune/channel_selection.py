@@ -27,7 +27,8 @@ class Ladder:
         groups: The groups.
         rungs: For each rung, the indices of each group that go with it, least important first. The last positions
             stand on no rung: at least one is always kept.
-        costs: The importance that each rung loses.
+        costs: The importance that each rung loses. Importances are those of single indices in the whole group; they add up
+            only while few go, so each counts by the size of the group over what is left of it when its turn comes.
     """
 
     groups: tuple[Group, ...]
@@ -69,7 +70,11 @@ def ladders(
         for low, high in zip([0, *edges], edges, strict=False):
             rung = tuple(sorted_[low * each : high * each] for sorted_, each in zip(order, sizes, strict=True))
             rungs.append(rung)
-            costs.append(float(sum(scores[group][part].sum() for group, part in zip(groups, rung, strict=True))))
+            lost = [
+                (scores[group][part] * group.size / np.arange(group.size - low * each, group.size - high * each, -1)).sum()
+                for group, part, each in zip(groups, rung, sizes, strict=True)
+            ]
+            costs.append(float(sum(lost)))
         result.append(Ladder(tuple(groups), tuple(rungs), tuple(costs)))
     return result
 
@@ -100,20 +105,20 @@ def select(
     places = taking.steps if trials is None else min(taking.steps, 2**trials)
 
     def at(place: int) -> Keep:
-        return taking(round(place * taking.steps / max(places, 1)))
+        return _kept(found, taking(round(place * taking.steps / max(places, 1))))
 
     return at(_first(places, lambda place: enough(at(place))))
 
 
 @dataclass(frozen=True)
 class _Taking:
-    """A way to take more and more: from a number of steps to what stays."""
+    """A way to take more and more: from a number of steps to how many rungs of each ladder go."""
 
     steps: int
-    keep: Callable[[int], Keep]
+    counts: Callable[[int], list[int]]
 
-    def __call__(self, count: int) -> Keep:
-        return self.keep(count)
+    def __call__(self, step: int) -> list[int]:
+        return self.counts(step)
 
 
 def _first(steps: int, enough: Callable[[int], bool]) -> int:
@@ -127,11 +132,7 @@ def _first(steps: int, enough: Callable[[int], bool]) -> int:
 
 def _by_share(found: Sequence[Ladder]) -> _Taking:
     fine = 1000
-
-    def keep(count: int) -> Keep:
-        return _kept(found, [int(count / fine * (len(ladder.rungs) + 1) + 1e-9) for ladder in found])
-
-    return _Taking(fine, keep)
+    return _Taking(fine, lambda step: [int(step / fine * (len(ladder.rungs) + 1) + 1e-9) for ladder in found])
 
 
 def _by_rank(graph: Graph, found: Sequence[Ladder], *, by_macs: bool) -> _Taking:
@@ -152,13 +153,7 @@ def _by_rank(graph: Graph, found: Sequence[Ladder], *, by_macs: bool) -> _Taking
             steps.append((highest, number))
     steps.sort(key=lambda step: step[0])
 
-    def keep(count: int) -> Keep:
-        taken = [0] * len(found)
-        for _, number in steps[:count]:
-            taken[number] += 1
-        return _kept(found, taken)
-
-    return _Taking(len(steps), keep)
+    return _Taking(len(steps), lambda step: np.bincount([number for _, number in steps[:step]], minlength=len(found)).tolist())
 
 
 def _kept(found: Sequence[Ladder], counts: Sequence[int]) -> Keep:
