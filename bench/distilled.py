@@ -56,7 +56,7 @@ SAMPLES = {"efficientnet_lite0": 96, "minilm": 256}
 
 ADAM = Optimizer(warmup=0.1)
 TRAINING = {
-    "efficientnet_lite0": Finetune(epochs=6, batch_size=25, learning_rate=3e-4, optimizer=ADAM, distill=Distill(temperature=1.0)),
+    "efficientnet_lite0": Finetune(epochs=6, batch_size=25, learning_rate=1e-4, optimizer=ADAM, distill=Distill(temperature=1.0)),
     "minilm": Finetune(epochs=2, batch_size=32, learning_rate=2e-4, optimizer=ADAM, distill=Distill()),
 }
 
