@@ -104,21 +104,41 @@ def select(
     taking = _by_share(found) if scope == "group" else _by_rank(graph, found, by_macs=by_macs)
     places = taking.steps if trials is None else min(taking.steps, 2**trials)
 
-    def at(place: int) -> Keep:
-        return _kept(found, taking(round(place * taking.steps / max(places, 1))))
+    def at(place: int) -> int:
+        return round(place * taking.steps / max(places, 1))
 
-    return at(_first(places, lambda place: enough(at(place))))
+    step = at(_first(places, lambda place: enough(_kept(found, taking.counts(at(place))))))
+    counts = taking.counts(step)
+    if trials is None:
+        counts = _given_back(found, counts, taking.order[:step], enough)
+    return _kept(found, counts)
+
+
+def _given_back(found: Sequence[Ladder], counts: list[int], taken: Sequence[int], enough: Callable[[Keep], bool]) -> list[int]:
+    """Rungs that stay after all, the last taken first, since the very last saved more than was needed."""
+    needed: set[int] = set()
+    for number in reversed(taken):
+        fewer = [count - (place == number) for place, count in enumerate(counts)]
+        if number not in needed and enough(_kept(found, fewer)):
+            counts = fewer
+        else:
+            needed.add(number)
+    return counts
 
 
 @dataclass(frozen=True)
 class _Taking:
-    """A way to take more and more: from a number of steps to how many rungs of each ladder go."""
+    """A way to take more and more.
+
+    Args:
+        steps: How many there are.
+        counts: How many rungs of each ladder are gone after so many steps.
+        order: Which ladder each step takes a rung of, where it takes one of one ladder.
+    """
 
     steps: int
     counts: Callable[[int], list[int]]
-
-    def __call__(self, step: int) -> list[int]:
-        return self.counts(step)
+    order: Sequence[int] = ()
 
 
 def _first(steps: int, enough: Callable[[int], bool]) -> int:
@@ -153,7 +173,8 @@ def _by_rank(graph: Graph, found: Sequence[Ladder], *, by_macs: bool) -> _Taking
             steps.append((highest, number))
     steps.sort(key=lambda step: step[0])
 
-    return _Taking(len(steps), lambda step: np.bincount([number for _, number in steps[:step]], minlength=len(found)).tolist())
+    order = [number for _, number in steps]
+    return _Taking(len(order), lambda step: [order[:step].count(number) for number in range(len(found))], order)
 
 
 def _kept(found: Sequence[Ladder], counts: Sequence[int]) -> Keep:
