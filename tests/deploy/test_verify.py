@@ -59,3 +59,17 @@ def test_one_turned_tie_among_few_samples_is_parity_and_two_are_not() -> None:
         assert compare([(turned,)], [(outputs,)], runtime="r", kind="integer").agreement == 1 - count / 50
         parity = Parity("r", "integer", 0.0, 1.0, 1 - count / 50, 50)
         assert parity.holds is holds
+
+
+def test_embeddings_agree_by_their_cosine_and_not_by_their_largest_entry() -> None:
+    random = np.random.default_rng(0)
+    expected = np.concatenate([np.full((64, 2), 1.0), random.normal(size=(64, 30)) / 10], 1)
+    got = expected + random.normal(size=expected.shape) / 1000  # which of the two equal entries is larger is chance
+    as_classes, as_numbers = (
+        compare([(got,)], [(expected,)], runtime="onnxruntime", kind="integer", classes=classes) for classes in (True, False)
+    )
+    assert not as_classes.holds
+    assert as_numbers.holds
+    assert as_numbers.agreement == 1.0
+    got[:2] = -got[:2]  # two samples that point elsewhere are two too many
+    assert not compare([(got,)], [(expected,)], runtime="onnxruntime", kind="integer", classes=False).holds

@@ -36,7 +36,8 @@ class Parity:
         kind: ``"float"``: against the network; ``"integer"``: the runtime against ONNX Runtime without optimisations.
         max_relative: The largest ``max|a - b| / max|b|`` over the outputs.
         cosine: The smallest mean cosine over samples, over the outputs.
-        agreement: The smallest share of samples whose largest entry is the same, over the outputs.
+        agreement: The smallest share of samples that agree, over the outputs: the largest entry is the same, or, where
+            entries are no classes, the cosine of the sample is at least what the mean must be.
         n: How many samples.
     """
 
@@ -64,6 +65,7 @@ def verify(
     *,
     runtime: str = "onnxruntime",
     threads: int = 1,
+    classes: bool = True,
 ) -> Parity:
     """Run the file and compare; return how near it is, or refuse to hand it over.
 
@@ -77,6 +79,7 @@ def verify(
         inputs: Batches of real inputs, at least 32 samples together.
         runtime: Where the file runs.
         threads: How many threads.
+        classes: Whether the largest entry of an output is its answer; False of embeddings and other numbers.
 
     Raises:
         ParityFailed: the answers differ; names the first node whose output departs.
@@ -94,16 +97,21 @@ def verify(
     else:
         reference = open_file(data, REFERENCE, threads=threads, optimize=False)
         expected = [reference(*batch) for batch in batches]
-    parity = compare(got, expected, runtime=runtime, kind=kind)
+    parity = compare(got, expected, runtime=runtime, kind=kind, classes=classes)
     if not parity.holds:
         raise ParityFailed(_message(deployed, network, batches[0], parity))
     return parity
 
 
 def compare(
-    got: Sequence[Sequence[Array]], expected: Sequence[Sequence[Array]], *, runtime: str, kind: Literal["float", "integer"]
+    got: Sequence[Sequence[Array]],
+    expected: Sequence[Sequence[Array]],
+    *,
+    runtime: str,
+    kind: Literal["float", "integer"],
+    classes: bool = True,
 ) -> Parity:
-    """How near the outputs of batches are to those expected.
+    """How near the outputs of batches are to those expected; ``classes`` as in :func:`verify`.
 
     >>> outputs = [(np.eye(4, dtype=np.float32),)]
     >>> compare(outputs, outputs, runtime="torch", kind="float").holds
@@ -120,8 +128,8 @@ def compare(
         runtime,
         kind,
         max_relative=max(_max_relative(a, b) for a, b in columns),
-        cosine=min(_mean_cosine(a, b) for a, b in columns),
-        agreement=min(agreement(a, b) for a, b in columns),
+        cosine=min(float(_cosines(a, b).mean()) for a, b in columns),
+        agreement=min(agreement(a, b) if classes else float((_cosines(a, b) >= MIN_COSINE).mean()) for a, b in columns),
         n=len(columns[0][0]),
     )
 
@@ -150,15 +158,14 @@ def _max_relative(got: Array, expected: Array) -> float:
     return difference if largest == 0 else difference / largest
 
 
-def _mean_cosine(got: Array, expected: Array) -> float:
-    """Mean over samples; two rows of zeros are alike."""
+def _cosines(got: Array, expected: Array) -> Array:
+    """Of each sample; two rows of zeros are alike."""
     if not got.size:
-        return 1.0
+        return np.ones(1)
     lengths = np.linalg.norm(got, axis=1) * np.linalg.norm(expected, axis=1)
     both_zero = (np.linalg.norm(got, axis=1) == 0) & (np.linalg.norm(expected, axis=1) == 0)
     products = (got * expected).sum(1)
-    cosines = np.where(both_zero, 1.0, np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0))
-    return float(cosines.mean())
+    return np.where(both_zero, 1.0, np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0))
 
 
 def _torch_outputs(network: Network, batch: Sequence[Array]) -> tuple[Array, ...]:

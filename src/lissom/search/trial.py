@@ -215,7 +215,7 @@ class Trials:
     def prove(self, deployed: Deployed, made: Network, runtime: str) -> Parity:
         """Compare the file with the network on real inputs; a file that answers differently is not handed over."""
         inputs, _ = self.job.data.calibration.first(PARITY_INPUTS)
-        return verify(deployed, made, [inputs], runtime=runtime)
+        return verify(deployed, made, [inputs], runtime=runtime, classes=self.job.data.task == "classify")
 
     def score(self, file: Path, split: Split, reference: list[tuple[Tensor, ...]], runtime: str) -> tuple[Measured, float]:
         """Metric and mean divergence of a file on a split."""

@@ -1,0 +1,39 @@
+"""Channel selection: what goes first, and that no more goes than the target asks for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lissom.graph.capture import capture
+from lissom.graph.groups import groups
+from lissom.network import Network
+from lissom.prune.channel_selection import ladders, macs_left, select
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_no_rung_that_went_could_have_stayed(seed: int, share: float) -> None:
+    random = np.random.default_rng(seed)
+    widths = random.integers(2, 9, 4) * 4
+    layers = [nn.Linear(a, b) for a, b in zip([8, *widths], [*widths, 3], strict=True)]
+    graph = capture(Network(nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU()))), (torch.zeros(2, 8),)))
+    coupled = groups(graph)
+    found = ladders([[group] for group in coupled], {group: random.gamma(0.5, size=group.size) for group in coupled}, 4)
+    most = share * graph.macs
+    keep = select(graph, found, scope="global", by_macs=True, enough=lambda keep: macs_left(graph, keep) <= most)
+    left = {group: int(mask.sum()) for group, mask in keep.items()}
+    assert macs_left(graph, keep) <= most or all(count == 4 for count in left.values())
+    for ladder in found:
+        (group,) = ladder.groups
+        count = (group.size - left[group]) // 4
+        if count:
+            assert macs_left(graph, keep | {group: ladder.gone(count - 1)[0]}) > most
+
+
+def test_importances_count_for_more_the_fewer_are_left() -> None:
+    (group,) = groups(capture(Network(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), (torch.zeros(2, 3),))))
+    (ladder,) = ladders([[group]], {group: np.ones(4)})
+    assert ladder.costs == pytest.approx((4 / 4, 4 / 3, 4 / 2))
