@@ -118,8 +118,10 @@ def _given_back(found: Sequence[Ladder], counts: list[int], taken: Sequence[int]
     """Rungs that stay after all, the last taken first, since the very last saved more than was needed."""
     needed: set[int] = set()
     for number in reversed(taken):
+        if number in needed:
+            continue
         fewer = [count - (place == number) for place, count in enumerate(counts)]
-        if number not in needed and enough(_kept(found, fewer)):
+        if enough(_kept(found, fewer)):
             counts = fewer
         else:
             needed.add(number)
@@ -174,7 +176,12 @@ def _by_rank(graph: Graph, found: Sequence[Ladder], *, by_macs: bool) -> _Taking
     steps.sort(key=lambda step: step[0])
 
     order = [number for _, number in steps]
-    return _Taking(len(order), lambda step: [order[:step].count(number) for number in range(len(found))], order)
+
+    def counts(step: int) -> list[int]:
+        taken: list[int] = np.bincount(np.array(order[:step], np.int64), minlength=len(found)).tolist()
+        return taken
+
+    return _Taking(len(order), counts, order)
 
 
 def _kept(found: Sequence[Ladder], counts: Sequence[int]) -> Keep:
