@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lissom import edits
 from lissom.data import Arrays, Data
 from lissom.job import Job
 from lissom.measure.metrics import default_metric
@@ -105,3 +106,13 @@ def network_of(name: str) -> tuple[Network, Job]:
     data = Data.of(Arrays((inputs,), labels), seed=0)
     job = Job(data=data, loss=default_loss(data), metric=default_metric(data), teacher=network, seed=5)
     return network, job
+
+
+def state(network: Network) -> dict[str, Tensor]:
+    """A copy of all that the network holds."""
+    return {name: tensor.clone() for name, tensor in edits.state_dict(network.module).items()}
+
+
+def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two states hold the same names and the same numbers."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

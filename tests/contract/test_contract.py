@@ -28,7 +28,7 @@ from lissom.share import ShareWeights
 from lissom.train.distill import Distill
 from lissom.train.finetune import Finetune
 
-from .networks import NETWORKS, network_of
+from .networks import NETWORKS, network_of, same_bits, state
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,6 @@ LATER = (
 """Steps of every kind, to come after each of the others."""
 
 ALL = list(product(STEPS, NETWORKS))
-
-
-def state(network: Network) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in edits.state_dict(network.module).items()}
-
-
-def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def weights_of(network: Network) -> list[str]:

@@ -6,17 +6,14 @@ from itertools import product
 
 import pytest
 import torch
-from torch import Tensor
 
-from lissom import edits
 from lissom.deploy import deploy
 from lissom.job import Step
-from lissom.network import Network
 from lissom.quantize.activations import QuantizeActivations
 from lissom.quantize.within import QuantizeWithin
 from lissom.recipe import Recipe
 
-from .networks import NETWORKS, network_of
+from .networks import NETWORKS, network_of, same_bits, state
 
 STEPS: dict[str, Step] = {
     "activations": QuantizeActivations(types="U8S8", target="onnxruntime-cpu"),
@@ -26,14 +23,6 @@ STEPS: dict[str, Step] = {
 }
 
 ALL = [(step, kind) for step, kind in product(STEPS, NETWORKS) if step != "within no drop" or kind in ("conv", "twice")]
-
-
-def state(network: Network) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in edits.state_dict(network.module).items()}
-
-
-def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(("step", "kind"), ALL)

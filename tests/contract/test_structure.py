@@ -25,7 +25,7 @@ from lissom.recipe import Recipe
 from lissom.substitute import Substitute
 from lissom.train.finetune import Finetune
 
-from .networks import NETWORKS, network_of
+from .networks import NETWORKS, network_of, same_bits, state
 
 STEPS: dict[str, Step] = {
     "channels": PruneChannels(ratio=0.5, samples=16),
@@ -45,14 +45,6 @@ STEPS: dict[str, Step] = {
 }
 
 ALL = list(product(STEPS, NETWORKS))
-
-
-def state(network: Network) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in edits.state_dict(network.module).items()}
-
-
-def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize(("step", "kind"), ALL)
