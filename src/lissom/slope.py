@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lissom.calibrate.importance import WIDEST, Felt, felt
-from lissom.calibrate.layers import Layer, Walk
+from lissom.calibrate.layers import Layer
 from lissom.calibrate.matching import match_answers
 from lissom.calibrate.second_order import Statistics, refitted, statistics
+from lissom.calibrate.walk import Walk
 from lissom.codec import Quantized
 from lissom.codec.calibrated import Importance, chance, important_levels, shrunk
 from lissom.codec.lossy import SIDE_FEW, rounded
@@ -121,7 +122,7 @@ def importance_in(layer: Layer, weight: Felt, found: Statistics, share: float | 
     if len(covariance) > 1 or covariance.shape[1] > WIDEST:
         return Importance(rows.flatten().numpy(), own[:, None].expand(*rows.shape, -1).flatten(0, 1).numpy()), None
     if share is None:
-        share = 1.0 if found.halves is None else chance(*found.halves[:, 0].numpy())
+        share = 1.0 if found.halves is None else chance(*(half[0].numpy() for half in found.halves))
     return Importance(rows[0].numpy(), moments=shrunk(covariance[0].numpy(), share)), share
 
 
@@ -205,7 +206,7 @@ class Priced:
         for layer in walk.layers():
             wanted = next(each for each in original if each.name == layer.name)  # both run in the same order
             if layer.name in self.lossy and layer.name not in found:
-                made = self._fitted(layer, statistics(layer, wanted), values[layer.name], price)
+                made = self._fitted(layer, statistics(layer, wanted, halves=True), values[layer.name], price)
                 for name, value in made.items():
                     walk.replace(name, _dense(value))
                 found |= made

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lissom import edits
-from lissom.calibrate.layers import Walk
 from lissom.calibrate.second_order import mean_error
+from lissom.calibrate.walk import Walk
 from lissom.data import Arrays, Data
 from lissom.deploy import deploy, verify
 from lissom.job import Job

@@ -1,27 +1,24 @@
-"""Layers: the calls of a network that multiply by a weight, met in order on calibration data."""
+"""Layers: the calls of a network that multiply by a weight, and what each reads and gives on calibration data."""
 
 from __future__ import annotations
 
-import copy as copying
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
-from torch.export.graph_signature import InputKind
 from torch.nn import functional as F
 
-from lissom import edits
-from lissom.graph.capture import export
 from lissom.graph.rules import operator_name
-from lissom.network import Network
 
-__all__ = ["Layer", "Walk", "layer_of"]
+if TYPE_CHECKING:
+    from lissom.calibrate.walk import Walk
 
-Value = Any
+__all__ = ["TURNS", "Layer", "layer_of", "normalises", "only_reader"]
+
 TURNS = frozenset({"t", "transpose", "permute", "numpy_T"})
 """Operators that only turn a weight's axes."""
 
@@ -85,7 +82,7 @@ class Layer:
 
     def positions(self, batch: int) -> int:
         """How many output positions there are in a batch: samples, times places of the kernel or of the sequence."""
-        x: Tensor = self.walk.values[batch][self.node.args[0]]  # type: ignore[index]
+        x: Tensor = self.walk.value(self.node.args[0], batch)
         return len(x) * math.prod(self._places(x)) if self.is_convolution else x.numel() // x.shape[-1]
 
     def _places(self, x: Tensor) -> list[int]:
@@ -98,7 +95,7 @@ class Layer:
 
     def inputs(self, batch: int, chosen: Tensor) -> Tensor:
         """The inputs of these output positions in a batch: [groups, positions, inputs of an output]."""
-        x: Tensor = self.walk.values[batch][self.node.args[0]]  # type: ignore[index]
+        x: Tensor = self.walk.value(self.node.args[0], batch)
         if not self.is_convolution:
             return x.reshape(-1, x.shape[-1])[chosen][None]
         arguments = self._arguments()
@@ -118,25 +115,25 @@ class Layer:
 
     def outputs(self, batch: int, chosen: Tensor) -> Tensor:
         """What the call gives at these positions: [groups, positions, outputs of a group]."""
-        return self._picked(self.walk.compute(self.node, batch), chosen)
+        return self._picked(self.walk.value(self.node, batch), chosen)
 
     def move(self, name: str, value: Tensor, shift: Tensor) -> None:
         """Let what follows compute with ``value`` in the place of ``name``, which adds ``shift`` to each output of this layer.
 
         Outputs that are known already move, and are not computed again.
         """
-        known = [] if self.bias_comes_after or name != self.bias else [values.get(self.node) for values in self.walk.values]
-        self.walk.replace(name, value)
-        for values, y in zip(self.walk.values, known, strict=False):
-            if y is not None:
-                values[self.node] = y.add_(shift.to(y).reshape(-1, *[1] * (y.ndim - 2)) if self.is_convolution else shift.to(y))
+        if self.bias_comes_after or name != self.bias:
+            self.walk.replace(name, value)
+        else:
+            axes = self.walk.shape(self.weight_node)[2:]
+            self.walk.replace(name, value, moves={self.node: shift.reshape(-1, *[1] * len(axes))})
 
     def activation(self) -> Callable[[Tensor], Tensor] | None:
         """The activation that alone reads the outputs, number by number; None where none does."""
-        reader = _only_reader(self.node)
+        reader = only_reader(self.node)
         if reader is None or operator_name(reader.target) not in ACTIVATIONS:
             return None
-        return lambda values: self.walk.run(reader, {self.node: values}, 0)
+        return lambda values: self.walk.run(reader, {self.node: values})
 
     def normal_inputs(self) -> tuple[Tensor, Tensor, float, float] | None:
         """What the normalisation before a layer says of its inputs; None where there is none.
@@ -150,9 +147,9 @@ class Layer:
             source = source.args[0]
         # The call that normalises gives its statistics, too: its first value is what is read.
         source = source.args[0] if isinstance(source, fx.Node) and source.target is operator.getitem else source
-        if not isinstance(source, fx.Node) or not _normalises(source):
+        if not isinstance(source, fx.Node) or not normalises(source):
             return None
-        gain, offset = (self.walk.constants.get(node) for node in source.args[1:3])  # type: ignore[arg-type]
+        gain, offset = (self.walk.constant(node) for node in source.args[1:3])
         return None if gain is None or offset is None else (offset, gain, low, high)
 
     def _picked(self, y: Tensor, chosen: Tensor) -> Tensor:
@@ -176,166 +173,6 @@ class Layer:
         }
 
 
-class Walk:
-    """Runs a captured network on calibration data, and stops at each layer.
-
-    Between two layers one batch runs after the other, and values are dropped after their last reader: the memory in use is
-    that of what is alive at one layer, its inputs above all.
-
-    Args:
-        network: Its edits are baked into the weights that the walk computes with.
-        batches: Inputs of calibration samples.
-    """
-
-    def __init__(self, network: Network, batches: Sequence[tuple[Tensor, ...]]) -> None:
-        program = export(network, decomposed=False)
-        first = {alias: names[0] for alias, names in edits.aliases(network.module).items()}
-        kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs if hasattr(spec.arg, "name")}
-        state = edits.state_dict(network.module)
-        self.graph = program.graph
-        self.constants: dict[fx.Node, Value] = {}
-        self.names: dict[fx.Node, str] = {}
-        self.buffers: dict[fx.Node, str] = {}
-        inputs: list[fx.Node] = []
-        for node in self.graph.nodes:
-            if node.op == "placeholder":
-                spec = kinds.get(node.name)
-                if spec is None or spec.kind == InputKind.USER_INPUT:
-                    inputs.append(node)
-                    continue
-                if spec.kind == InputKind.PARAMETER:
-                    self.names[node] = first.get(spec.target, spec.target)
-                elif spec.kind == InputKind.BUFFER:
-                    self.buffers[node] = str(spec.target)
-                held = state.get(spec.target, program.constants.get(spec.target))
-                self.constants[node] = held.detach() if isinstance(held, Tensor) else held
-            elif node.op == "get_attr":
-                self.constants[node] = getattr(program.graph_module, str(node.target))
-        self.inputs = inputs
-        self.start(batches)
-
-    def start(self, batches: Sequence[tuple[Tensor, ...]]) -> Walk:
-        """Begin anew, on these inputs."""
-        self.values: list[dict[fx.Node, Value]] = [dict(zip(self.inputs, batch, strict=True)) for batch in batches]
-        return self
-
-    def again(self, batches: Sequence[tuple[Tensor, ...]]) -> Walk:
-        """Another walk of the same network, which need not be captured anew; what this one replaced, that one has not."""
-        other = copying.copy(self)
-        other.constants = dict(self.constants)
-        return other.start(batches)
-
-    def layer_names(self) -> set[str]:
-        """The weights of all layers, without computing anything."""
-        return {layer.name for node in self.graph.nodes if node.op == "call_function" and (layer := self._layer(node))}
-
-    def layers(self) -> Iterator[Layer]:
-        """Every layer whose weight is a parameter, before it is computed; :meth:`replace` changes what follows."""
-        last = _last_readers(self.graph)
-        passed: list[fx.Node] = []
-        for node in self.graph.nodes:
-            if node.op != "call_function":
-                continue
-            layer = self._layer(node)
-            if layer is not None:
-                self._advance(passed, last)
-                passed = []
-                yield layer
-            passed.append(node)
-        self._advance(passed, last)
-
-    def _advance(self, nodes: Sequence[fx.Node], last: Mapping[fx.Node, list[fx.Node]]) -> None:
-        for batch, values in enumerate(self.values):
-            for node in nodes:
-                self.compute(node, batch)
-                for finished in last.get(node, ()):
-                    values.pop(finished, None)
-
-    @torch.no_grad()
-    def compute(self, node: fx.Node, batch: int) -> Value:
-        """The value of a node in a batch, from those that it reads."""
-        values = self.values[batch]
-        if node not in values:
-            values[node] = self.run(node, values, batch)
-        return values[node]
-
-    @torch.no_grad()
-    def run(self, node: fx.Node, values: Mapping[fx.Node, Value], batch: int) -> Value:
-        """What a node gives on these values, and on those of the batch that are not among them."""
-        standing = self.values[batch]
-        read = fx.map_arg((node.args, node.kwargs), lambda source: values.get(source, self._value(source, standing)))
-        return node.target(*read[0], **read[1])  # type: ignore[operator]
-
-    def replace(self, name: str, value: Tensor) -> None:
-        """Let what follows compute with another tensor in the place of the parameter or buffer ``name``."""
-        for node, known in (self.names | self.buffers).items():
-            if known == name:
-                self.constants[node] = value
-                self._forget(node)
-
-    def turned(self, node: fx.Node, weight: Tensor) -> Tensor:
-        """``weight`` in the order of axes in which ``node`` gives it."""
-        if node in self.names:
-            return weight
-        inner = self.turned(node.args[0], weight)  # type: ignore[arg-type]
-        result: Tensor = node.target(inner, *node.args[1:], **node.kwargs)  # type: ignore[operator]
-        return result
-
-    def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """The shape of a weight as a call takes it."""
-        return tuple(self.turned(node, self.constants[self._parameter(node)]).shape)  # type: ignore[index]
-
-    def _value(self, node: fx.Node, values: Mapping[fx.Node, Value]) -> Value:
-        return self.constants[node] if node in self.constants else values.get(node)
-
-    def _forget(self, node: fx.Node) -> None:
-        for user in node.users:
-            for values in self.values:
-                if values.pop(user, None) is not None:
-                    self._forget(user)
-        turned = [user for user in node.users if operator_name(user.target) in TURNS]
-        for user in turned:
-            for batch in range(len(self.values)):
-                self.compute(user, batch)
-
-    def _parameter(self, node: Any) -> fx.Node | None:
-        """The parameter that a node is, but for the order of its axes."""
-        while isinstance(node, fx.Node) and node.op == "call_function" and operator_name(node.target) in TURNS:
-            node = node.args[0]
-        return node if node in self.names else None
-
-    def _layer(self, node: fx.Node) -> Layer | None:
-        kind = operator_name(node.target)
-        weight = node.args[1] if kind in _LAYERS and len(node.args) > 1 else None
-        source = self._parameter(weight)
-        if not isinstance(weight, fx.Node) or source is None or len(self.shape(weight)) != _LAYERS[kind]:
-            return None
-        bias = node.args[2] if len(node.args) > 2 and not kind.startswith(("matmul", "mm")) else self._added(node)
-        name = self.names.get(bias) if isinstance(bias, fx.Node) else None
-        layer = Layer(self.names[source], name, self, node, weight)
-        layer.groups = layer._arguments()["groups"] if layer.is_convolution else 1  # noqa: SLF001
-        layer.centre = self._centre(node)
-        return layer
-
-    def _centre(self, node: fx.Node) -> str | None:
-        """The running mean of the batch-norm that alone reads ``node``."""
-        reader = _only_reader(node)
-        mean = reader.args[3] if reader is not None and _normalises(reader) else None
-        return self.buffers.get(mean) if isinstance(mean, fx.Node) else None
-
-    def _added(self, node: fx.Node) -> fx.Node | None:
-        """The vector that a sum right after a matrix product adds."""
-        users = list(node.users)
-        if len(users) != 1 or operator_name(users[0].target) != "add":
-            return None
-        found = next((source for source in users[0].all_input_nodes if source in self.names), None)
-        return found if found is not None and self.constants[found].ndim == 1 else None
-
-
-_LAYERS = {"linear": 2, "matmul": 2, "mm": 2, "conv1d": 3, "conv2d": 4}
-"""Operators that multiply by a weight, and the axes of the weight."""
-
-
 def layer_of(name: str, layers: Iterator[Layer]) -> Layer:
     """The next layer with this weight; two walks of the same network meet their layers in the same order."""
     for layer in layers:
@@ -344,24 +181,14 @@ def layer_of(name: str, layers: Iterator[Layer]) -> Layer:
     raise AssertionError(f"the other network has no layer {name}")
 
 
-def _normalises(node: fx.Node) -> bool:
+def normalises(node: fx.Node) -> bool:
+    """Whether a call is batch-norm."""
     return node.op == "call_function" and operator_name(node.target) == "batch_norm"
 
 
-def _only_reader(node: fx.Node) -> fx.Node | None:
+def only_reader(node: fx.Node) -> fx.Node | None:
+    """The one call that reads a value; None where several do, or none."""
     return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _last_readers(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
-    """For each node, those that nothing after it reads."""
-    last: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        for source in (*node.all_input_nodes, node):
-            last[source] = node
-    found: dict[fx.Node, list[fx.Node]] = {}
-    for source, node in last.items():
-        found.setdefault(node, []).append(source)
-    return found
 
 
 def _padding(padding: Any, reach: Sequence[int]) -> list[tuple[int, int]]:

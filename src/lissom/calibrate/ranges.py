@@ -15,14 +15,14 @@ from torch import Tensor
 
 from lissom.errors import DataRefused
 from lissom.grids.ranges import RANGES
-from lissom.runtimes import open_file
+from lissom.runtimes import Session, open_file
 
 __all__ = ["BINS", "Observer", "observe", "ranges_of"]
 
 Array = npt.NDArray[Any]
 BINS = 2048
 Seen = TypeVar("Seen", bound="Sees")
-MEMORY = 2**27
+MEMORY = 2**25
 """Bytes of values that one call of the graph may show at a time; batches are cut to fit."""
 
 
@@ -104,13 +104,11 @@ def observe(
     """
     inputs = [value.name for value in model.graph.input]
     shown = [name for name in names if name not in inputs]
-    opened = ModelProto()
-    opened.CopyFrom(model)
-    have = {value.name: number for number, value in enumerate(opened.graph.output)}
+    have = {value.name: number for number, value in enumerate(model.graph.output)}
     added = [name for name in shown if name not in have]
-    opened.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in added)
     places = have | {name: len(have) + number for number, name in enumerate(added)}
-    session = open_file(opened.SerializeToString(), threads=1)
+    session = _opened(model, added)
+    del model  # the session has what it needs of it
     observers = {name: kind() for name in names}
     left = samples
     size = 1  # the first call shows how many bytes a sample takes
@@ -130,6 +128,14 @@ def observe(
     if left == samples:
         raise DataRefused("calibration takes real inputs, and there are none: give a few dozen samples, without labels")
     return observers
+
+
+def _opened(model: ModelProto, names: Sequence[str]) -> Session:
+    """The graph in ONNX Runtime, with these values among its outputs."""
+    opened = ModelProto()
+    opened.CopyFrom(model)
+    opened.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    return open_file(opened.SerializeToString(), threads=1)
 
 
 def ranges_of(

@@ -43,46 +43,48 @@ class Statistics:
         common: Covariance of the wanted outputs and its inputs: [groups, outputs, inputs].
         mean: Mean input: [groups, inputs].
         answer: Mean wanted output: [groups, outputs].
-        halves: The covariance by every second batch and by the others, [2, groups, inputs, inputs]; None of a single batch.
+        halves: The covariance by every second batch and by the others, where asked for; None of a single batch.
     """
 
     covariance: Tensor
     common: Tensor
     mean: Tensor
     answer: Tensor
-    halves: Tensor | None = None
+    halves: tuple[Tensor, ...] | None = None
 
 
-def statistics(layer: Layer, wanted: Layer, seed: int = 0) -> Statistics:
+def statistics(layer: Layer, wanted: Layer, seed: int = 0, *, halves: bool = False) -> Statistics:
     """The statistics of the inputs that ``layer`` gets, and of the outputs that ``wanted`` gives on the same samples."""
     generator = torch.Generator().manual_seed(seed)
-    batches = len(layer.walk.values)
-    squares, counts = [torch.zeros(()), torch.zeros(())], [0, 0]
-    mixed = torch.zeros(())
+    batches = len(layer.walk.waiting)
+    parts = 2 if halves and batches > 1 else 1
+    squares: list[Tensor] = [torch.zeros(())] * parts
+    mixed, counts = torch.zeros(()), [0] * parts
     for batch in range(batches):
         wanted_rows = max(ROWS_PER_UNKNOWN * math.prod(layer.walk.shape(layer.weight_node)[1:]), LEAST_ROWS) // batches + 1
         chosen = torch.randperm(layer.positions(batch), generator=generator)[:wanted_rows]
         x = F.pad(layer.inputs(batch, chosen), (0, 1), value=1.0)
-        squares[batch % 2] = squares[batch % 2] + (x.transpose(1, 2) @ x).double()
-        counts[batch % 2] += len(chosen)
+        part, square = batch % parts, x.transpose(1, 2) @ x
+        squares[part] = squares[part].add_(square) if counts[part] else square.double()
+        counts[part] += len(chosen)
         mixed = mixed + (wanted.outputs(batch, chosen).transpose(1, 2) @ x).double()
-    square, count = squares[0] + squares[1], sum(counts)
-    mean, answer = square[:, :-1, -1] / count, mixed[:, :, -1] / count
+    total, count = squares[0] + squares[1] if parts > 1 else squares[0], sum(counts)
     # Of few samples, or of inputs that hardly vary, nothing would be left but the rounding of the sums.
-    energy = square[:, :-1, :-1].diagonal(dim1=1, dim2=2).mean(1) / count
-    floor = torch.eye(square.shape[-1] - 1, dtype=square.dtype) * (FLOOR * energy)[:, None, None]
+    floor = FLOOR * total[:, :-1, :-1].diagonal(dim1=1, dim2=2).mean(1, keepdim=True) / count
+    mean, answer = total[:, :-1, -1] / count, mixed[:, :, -1] / count
 
     def around_mean(sums: Tensor, positions: int) -> Tensor:
         own = sums[:, :-1, -1] / positions
-        return sums[:, :-1, :-1] / positions - own[:, :, None] * own[:, None, :] + floor
+        covariance = sums[:, :-1, :-1].div_(positions).baddbmm_(own[:, :, None], own[:, None, :], alpha=-1)
+        covariance.diagonal(dim1=1, dim2=2).add_(floor)
+        return covariance
 
-    halves = [around_mean(*half) for half in zip(squares, counts, strict=True)] if batches > 1 else None
     return Statistics(
-        around_mean(square, count),
+        around_mean(total, count),
         mixed[:, :, :-1] / count - answer[:, :, None] * mean[:, None, :],
         mean,
         answer,
-        None if halves is None else torch.stack(halves),
+        tuple(map(around_mean, squares, counts)) if parts > 1 else None,
     )
 
 
@@ -94,7 +96,7 @@ def mean_error(layer: Layer, wanted: Layer, seed: int = 0) -> Tensor:
     through. The slope is taken over an interval of the typical error.
     """
     generator = torch.Generator().manual_seed(seed)
-    batches = len(layer.walk.values)
+    batches = len(layer.walk.waiting)
     missing = felt = torch.zeros((), dtype=torch.float64)
     activation = wanted.activation()
     for batch in range(batches):
@@ -122,8 +124,7 @@ def refitted(rows: Tensor, found: Statistics, ridge: float) -> Tensor:
     """
     standing = rows.double()
     h = found.covariance
-    eye = torch.eye(h.shape[-1], dtype=h.dtype) * (ridge * h.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12))[:, None, None]
-    change = torch.linalg.solve(h + eye, (found.common - standing @ h).transpose(1, 2)).transpose(1, 2)
+    change = torch.linalg.solve(_raised(h, ridge), (found.common - standing @ h).transpose(1, 2)).transpose(1, 2)
     fitted = (standing + change).to(rows.dtype)
     return fitted if bool(torch.isfinite(fitted).all()) else rows
 
@@ -163,7 +164,7 @@ def gptq(rows: Tensor, h: Tensor, lattice: Lattice, block: int = 128) -> Tensor:
     """
     order = h.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
     back = order.argsort(1)
-    h = _ordered(_damped(h), order)
+    h = _ordered(_raised(h, DAMPING), order)
     upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True).to(rows.dtype)
     index = order[:, None, :].expand_as(rows)
     w = rows.gather(2, index).clone()
@@ -210,7 +211,7 @@ def adaround(rows: Tensor, h: Tensor, lattice: Lattice, iterations: int = 1000) 
 
     The choice is relaxed to ``clip(1.2 sigmoid(v) - 0.1, 0, 1)``, and a regulariser that sharpens drives it to 0 or 1.
     """
-    h = _damped(h).to(rows.dtype)
+    h = _raised(h, DAMPING).to(rows.dtype)
     scale = lattice.scale.expand_as(rows)
     floor = (rows / scale).floor()
     rest = (rows / scale - floor).clamp(0.01, 0.99)
@@ -242,10 +243,15 @@ ROUNDINGS: dict[str, Callable[[Tensor, Tensor, Lattice], Tensor]] = {"nearest": 
 """From weights, H and the values that they may take to rounded weights, all [groups, outputs, inputs]."""
 
 
-def _damped(h: Tensor) -> Tensor:
-    """H with a diagonal that makes it invertible; an input that is always the same counts as one of mean energy."""
-    mean = h.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
-    return h + torch.eye(h.shape[-1], dtype=h.dtype) * (DAMPING * mean)[:, None, None]
+def _raised(h: Tensor, share: float) -> Tensor:
+    """H with so much added to its diagonal, relative to the diagonal's mean: it can be inverted then.
+
+    An input that is always the same counts as one of mean energy.
+    """
+    diagonal = h.diagonal(dim1=1, dim2=2)
+    raised = h.clone()
+    raised.diagonal(dim1=1, dim2=2).add_(share * diagonal.mean(1, keepdim=True).clamp(min=1e-12))
+    return raised
 
 
 def _ordered(h: Tensor, order: Tensor) -> Tensor:

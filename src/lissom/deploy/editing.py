@@ -14,7 +14,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, nump
 
 from lissom.errors import DeployFailed
 
-__all__ = ["Editor", "attributes", "make_node", "rename_values"]
+__all__ = ["Editor", "attributes", "hollow", "make_node", "rename_values"]
 
 Array = npt.NDArray[Any]
 
@@ -28,7 +28,7 @@ class Editor:
     """
 
     def __init__(self, model: ModelProto, parameters: Iterable[str] = ()) -> None:
-        self.model = model
+        self.model = hollow(model)
         graph = model.graph
         self.nodes: list[NodeProto] = list(graph.node)
         self.constants: dict[str, Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -39,7 +39,7 @@ class Editor:
         self.types: dict[str, tuple[int, tuple[int | str | None, ...] | None]] = {}
         for value in [*graph.input, *graph.output, *graph.value_info]:
             self.types[value.name] = _type_of(value)
-        self.taken = set(self.constants) | set(self.inputs) | {name for node in self.nodes for name in node.output}
+        self.taken: set[str] = set(self.constants) | set(self.inputs) | {name for node in self.nodes for name in node.output}
 
     def copy(self) -> Editor:
         """An editor with nodes of its own, in the same order; constants are shared, and never changed in place."""
@@ -101,6 +101,11 @@ class Editor:
     def opset(self) -> int:
         """The version of the default operator set."""
         return next(entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx"))
+
+    def give(self, constants: Mapping[str, Array]) -> None:
+        """Let these constants have these values: those of a hollow graph, or others than they had."""
+        self.constants.update(constants)
+        self.taken.update(constants)
 
     def rename_constant(self, old: str, new: str) -> None:
         """Give a constant another name, in the readers and wherever it is kept."""
@@ -183,6 +188,26 @@ class Editor:
             if name in self.constants:
                 graph.initializer.append(numpy_helper.from_array(self.constants[name], name))
         return model
+
+
+def hollow(model: ModelProto) -> ModelProto:
+    """The model without its constants; they are not copied on the way."""
+    bare = ModelProto()
+    _copy_fields(model, bare, leaving="graph")
+    _copy_fields(model.graph, bare.graph, leaving="initializer")
+    return bare
+
+
+def _copy_fields(source: Any, target: Any, *, leaving: str) -> None:
+    for field, value in source.ListFields():
+        if field.name == leaving:
+            continue
+        if hasattr(value, "extend"):  # it may be there many times
+            getattr(target, field.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from lissom.deploy.integer_weights import IntegerTypes, weight_levels
 from lissom.deploy.operators import OPERATORS
 from lissom.deploy.settings import Ranges
 from lissom.deploy.static import TRIED, Static, relative_error
-from lissom.runtimes import open_file
 
 __all__ = ["LayerCost", "best_ranges", "layer_costs"]
 
@@ -66,5 +65,4 @@ def _alone(static: Static, nodes: Sequence[NodeProto], steps: Mapping[str, integ
         editor.constants[weight] = rounded.transpose(editor.permutations.get(weight, range(rounded.ndim)))
     own = {value: steps[static.made.shared.get(value, value)] for value in values}
     integers.place(editor, integers.Plan(twins, observed=values), own, symmetric=static.target.symmetric)
-    got = open_file(editor.close().SerializeToString())(*static.shown)
-    return relative_error(got, static.expected)
+    return relative_error(static.answers(editor.close().SerializeToString()), static.expected)

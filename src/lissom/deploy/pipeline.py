@@ -83,7 +83,7 @@ def plain(network: Network, settings: Deploy) -> Plain:
     editor = Editor(model, parameters=held)
     clean(editor)
     _name_folded(editor, folded)
-    return Plain(copied, editor, quantized, network.notes)
+    return Plain(network, editor, quantized, network.notes)
 
 
 def _name_folded(editor: Editor, folded: list[Folding]) -> None:

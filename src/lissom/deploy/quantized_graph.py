@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from lissom import edits
 from lissom.codec.tensors import Quantized, Uniform
 from lissom.deploy import targets
 from lissom.deploy.deployed import Binding, Deployed
-from lissom.deploy.editing import Editor
+from lissom.deploy.editing import Editor, hollow
 from lissom.deploy.finish import Plain, finish
 from lissom.deploy.integer_weights import IntegerTypes, integer_nodes, place_weights
 from lissom.deploy.operators import weight_axis
@@ -49,8 +49,9 @@ class QuantizedGraph:
     """What a network that was read from a quantized graph needs to become a file again.
 
     Args:
-        model: The graph, its weights still float.
-        original: The graph before its activations were quantized.
+        model: The graph; the constants that the network holds are not in it.
+        original: The graph before its activations were quantized, likewise.
+        weights: The weights of integer operators in the order of the graph: the network's names by the graph's.
         settings: How it was quantized, ranges and types as they were chosen.
         permutations: The order of axes in which constants stand in the graph, by name.
         parameters: Names of the constants that were trained.
@@ -61,6 +62,7 @@ class QuantizedGraph:
 
     model: ModelProto
     original: ModelProto
+    weights: Mapping[str, str]
     settings: Deploy
     permutations: Mapping[str, tuple[int, ...]]
     parameters: frozenset[str]
@@ -88,29 +90,39 @@ def quantize_graph(
     chosen = chosen_activations(static)
     editor = static.activations(chosen.ranges, chosen.types, own_scales=True, own_ranges=own_ranges)
     model = editor.close(keep_names=source.keep_names)
-    parameters = frozenset(editor.parameters & set(editor.constants))
-    graph = QuantizedGraph(
-        model, static.float_model, chosen, dict(editor.permutations), parameters, tuple(static.embedded), source.keep_names,
-        static.smoothed,
-    )  # fmt: skip
-    network = _read(graph, source.network)
-    return network.noting(*static.notes)
-
-
-def _read(graph: QuantizedGraph, like: Network) -> Network:
-    network = read_onnx(graph.model, like.example_inputs)
-    names = torch_names([tensor.name for tensor in graph.model.graph.initializer])
-    for node, _ in integer_nodes(Editor(graph.model)):
+    like, integer = source.network, integer_nodes(Editor(model))
+    network = read_onnx(model, like.example_inputs)
+    names = torch_names([tensor.name for tensor in model.graph.initializer])
+    for node, _ in integer:
         path, _, attribute = names[node.input[1]].rpartition(".")
         owner: Any = network.module.get_submodule(path)
         owner.channel_axes = {**getattr(owner, "channel_axes", {}), attribute: weight_axis(node)}
+    held = {original_name(name) for name in edits.state_dict(network.module)}
+    graph = QuantizedGraph(
+        model=_without(model, held),
+        original=_without(static.float_model(), held),
+        weights={node.input[1]: names[node.input[1]] for node, _ in integer},
+        settings=chosen,
+        permutations=dict(editor.permutations),
+        parameters=frozenset(editor.parameters & set(editor.constants)),
+        bindings=tuple(static.embedded),
+        keep_names=source.keep_names,
+        smoothed=static.smoothed,
+    )
     return dataclasses.replace(
         network,
         dynamic_axes=like.dynamic_axes,
         preprocess=like.preprocess,
         source=Source(KIND, like.source.location, graph),
         notes=like.notes,
-    )
+    ).noting(*static.notes)
+
+
+def _without(model: ModelProto, names: Collection[str]) -> ModelProto:
+    """The model without these constants."""
+    bare = hollow(model)
+    bare.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in names)
+    return bare
 
 
 def is_quantized_graph(network: Network) -> bool:
@@ -137,9 +149,7 @@ def wide_weights(network: Network) -> tuple[str, ...]:
 
 def weight_names(network: Network) -> dict[str, str]:
     """The weights of integer operators in the order of the graph: the network's names by the graph's."""
-    graph = graph_of(network)
-    names = torch_names([tensor.name for tensor in graph.model.graph.initializer])
-    return {node.input[1]: names[node.input[1]] for node, _ in integer_nodes(Editor(graph.model))}
+    return dict(graph_of(network).weights)
 
 
 def users_name(graph_name: str) -> str:
@@ -153,10 +163,14 @@ def users_name(graph_name: str) -> str:
 
 def float_twin(network: Network) -> Network:
     """The same graph with the same weights and without the pairs of its activations: what rounding should come near."""
-    twin = read_onnx(graph_of(network).original, network.example_inputs)
     state = edits.state_dict(network.module)
-    twin.module.load_state_dict({name: state[name] for name in twin.module.state_dict()})
-    return dataclasses.replace(twin, dynamic_axes=network.dynamic_axes, preprocess=network.preprocess)
+    editor = Editor(graph_of(network).original)
+    editor.give({original_name(name): tensor.detach().numpy() for name, tensor in state.items()})
+    twin = read_onnx(editor.close(keep_names=True), network.example_inputs)
+    twin.module.load_state_dict({name: state[name] for name in twin.module.state_dict()}, assign=True)  # not a second copy
+    return dataclasses.replace(
+        twin, dynamic_axes=network.dynamic_axes, preprocess=network.preprocess, source=Source("float graph", "", None)
+    )
 
 
 def close_graph(network: Network) -> Deployed:
@@ -165,12 +179,13 @@ def close_graph(network: Network) -> Deployed:
     target, types = targets.row(graph.settings.target), IntegerTypes.of(graph.settings.types)
     editor = Editor(_copied(graph.model), graph.parameters)
     editor.permutations.update(graph.permutations)
-    held: dict[str, Quantized] = {}
-    for key, stored in edits.tensors(network.module).items():
-        name = original_name(key)
-        editor.constants[name] = np.asarray(stored.dense() if isinstance(stored, Quantized) else stored)
-        if isinstance(stored, Quantized):
-            held[name] = _in_users_order(stored, graph.permutations.get(name, ()))
+    stored = {original_name(key): tensor for key, tensor in edits.tensors(network.module).items()}
+    editor.give({name: np.asarray(each.dense() if isinstance(each, Quantized) else each) for name, each in stored.items()})
+    held = {
+        name: _in_users_order(each, graph.permutations.get(name, ()))
+        for name, each in stored.items()
+        if isinstance(each, Quantized)
+    }
     bindings = place_weights(editor, held, types, integer_bias=target.integer_bias)
     rest = {name: stored for name, stored in held.items() if name in editor.constants}
     bindings += place_levels(editor, rest) + list(graph.bindings)

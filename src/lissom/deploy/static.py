@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from onnx import ModelProto
 
 from lissom.calibrate.ranges import Observer, observe, ranges_of
 from lissom.codec.tensors import Quantized
@@ -33,7 +34,9 @@ Array = npt.NDArray[Any]
 TRIED: tuple[Ranges, ...] = ("minmax", "percentile", "mse")
 """Range formulas that ``"auto"`` compares, by what the network answers with them."""
 NONE: Mapping[str, Ranges] = {}
-COMPARED = 32
+COMPARED, AT_ONCE = 32, 8
+"""Samples that candidates are compared on, and how many of them run at a time."""
+
 TIMED_CALLS = 30
 WORTH = 1.02
 """A candidate must be this much faster to be taken before a more exact one."""
@@ -70,10 +73,20 @@ class Static:
             raise UsageError(
                 "no operator of this network has an integer kernel: use precision 'float32', 'float16' or 'int8-dynamic'"
             )
-        self.float_model = self.editor.copy().close()
-        self.observers = observe(self.float_model, self.made.observed, arrays, samples=settings.samples, kind=Observer)
+        self.observers = observe(self.float_model(), self.made.observed, arrays, samples=settings.samples, kind=Observer)
         self.shown = _first(arrays, COMPARED)
-        self.expected = open_file(self.float_model.SerializeToString())(*self.shown)
+        self.expected = self.answers(self.float_model().SerializeToString())
+
+    def float_model(self) -> ModelProto:
+        """The float graph as a model: made anew, since it holds all weights."""
+        return self.editor.copy().close()
+
+    def answers(self, model: bytes, *, optimize: bool = True) -> tuple[Array, ...]:
+        """What a file gives on the samples that candidates are compared on."""
+        session = open_file(model, optimize=optimize)
+        starts = range(0, len(self.shown[0]), AT_ONCE)
+        pieces = [session(*(array[start : start + AT_ONCE] for array in self.shown)) for start in starts]
+        return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
 
     def activations(
         self, ranges: str, types: str, *, own_scales: bool = False, own_ranges: Mapping[str, Ranges] = NONE
@@ -141,7 +154,7 @@ class Static:
 
     def _error(self, deployed: Deployed) -> float:
         """Relative squared error of the outputs, as the file says they are: the runtime's own kernels are verify's affair."""
-        return relative_error(open_file(deployed.to_bytes())(*self.shown), self.expected)
+        return relative_error(self.answers(deployed.to_bytes()), self.expected)
 
 
 def deploy_static(source: Plain, settings: Deploy, calibration: Iterable[Sequence[Any]] | None) -> Deployed:
@@ -205,9 +218,10 @@ def _measured(static: Static, candidates: list[Candidate]) -> Candidate:
 
 def _saturates(static: Static, candidate: Candidate) -> bool:
     data = candidate.deployed.to_bytes()
-    got = open_file(data)(*static.shown)
-    expected = open_file(data, optimize=False)(*static.shown)
-    return compare([got], [expected], runtime="onnxruntime", kind="integer").cosine < 0.999
+    return (
+        compare([static.answers(data)], [static.answers(data, optimize=False)], runtime="onnxruntime", kind="integer").cosine
+        < 0.999
+    )
 
 
 def relative_error(got: Sequence[Array], expected: Sequence[Array]) -> float:

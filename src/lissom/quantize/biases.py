@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from lissom import edits
 from lissom.calibrate.inputs import calibration_inputs, without_padding
-from lissom.calibrate.layers import Layer, Walk, layer_of
+from lissom.calibrate.layers import Layer, layer_of
 from lissom.calibrate.second_order import mean_error
+from lissom.calibrate.walk import Walk
 from lissom.deploy.quantized_graph import float_twin, is_quantized_graph
 from lissom.job import Job, Step, step
 from lissom.network import Network

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from lissom import edits
-from lissom.calibrate.layers import Layer, Walk
+from lissom.calibrate.layers import Layer
+from lissom.calibrate.walk import Walk
 from lissom.deploy.fold import fold_batch_norm
 from lissom.graph.rules import operator_name
 from lissom.job import Job, Step, step

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lissom import edits
 from lissom.calibrate.inputs import calibration_inputs, without_padding
-from lissom.calibrate.layers import Layer, Walk, layer_of
+from lissom.calibrate.layers import Layer, layer_of
 from lissom.calibrate.second_order import ROUNDINGS, Lattice, mean_error, refitted, statistics
+from lissom.calibrate.walk import Walk
 from lissom.deploy.quantized_graph import float_twin, is_quantized_graph
 from lissom.grids import Affine
 from lissom.grids.cells import Cells, spread
