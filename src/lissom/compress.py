@@ -223,9 +223,9 @@ def _searches(network: Network, job: Job, settings: Options) -> tuple[Search, ..
     if settings.curve:
         return (Curve(Curve.epochs_for(job.data), remove_dead=prunable(network)),)
     steered = to_size(settings.limits, settings.shipped, network, job.data)
-    turned = knob(settings.goal, network, job.data)
+    turned = knob(settings.goal, network, job.data, settings.limits)
     quick = first_candidates(settings.goal, settings.limits)
-    return (*quick, steered, turned, lighter(settings.goal, network, job))
+    return (*quick, steered, turned, lighter(settings.goal, network, job, settings.limits))
 
 
 def _fingerprint(network: Network, job: Job, settings: Options) -> str:

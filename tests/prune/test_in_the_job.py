@@ -6,6 +6,7 @@ import pytest
 
 from lissom.prune.channels import PruneChannels
 from lissom.search.curve import Curve
+from lissom.search.limits import Limits
 from lissom.search.policy import knob
 
 from .test_channels import built, job_of
@@ -14,7 +15,7 @@ from .test_channels import built, job_of
 @pytest.mark.parametrize("goal", ["latency", "size"])
 def test_a_network_with_channels_is_tried_with_fewer(goal):
     network = built()
-    tried = knob(goal, network, job_of(network).data).ask()
+    tried = knob(goal, network, job_of(network).data, Limits()).ask()
     assert any(isinstance(step, PruneChannels) for step in tried.recipe.steps)
 
 

@@ -122,6 +122,18 @@ def test_the_job_repairs_what_plain_integers_break(outlier: tuple[Network, Job, 
     assert any("float for 2.weight" in note for note in found["int8 repaired"].notes)
 
 
+def test_repairs_count_what_was_lost_before(outlier: tuple[Network, Job, Tensor]) -> None:
+    network, job, _ = outlier
+    step = QuantizeWithin(max_drop=0.2, types="U8S8", target=TARGET, samples=64)
+    changed = edits.copy(network)
+    with torch.no_grad():
+        changed.module[4].weight[:2] *= 1.3  # it loses a little by itself, and integers break it as they break the original
+    assert "float for 2.weight" in step.apply(changed, job).notes[-1]
+    with torch.no_grad():
+        changed.module[4].weight.neg_()  # nothing that is repaired would bring it back
+    assert "before anything is in integers" in step.apply(changed, job).notes[-1]
+
+
 def test_what_loses_little_is_not_repaired(made: tuple[Network, Job, Tensor]) -> None:
     network, job, _ = made
     quantized = QuantizeWithin(max_drop=0.5, types="U8S8", target=TARGET, method="nearest").apply(network, job)

@@ -21,7 +21,7 @@ from lissom.network import Network
 from lissom.recipe import Recipe
 from lissom.search.bisection import Fixed
 from lissom.search.lighter import Lighter
-from lissom.search.limits import Goal
+from lissom.search.limits import Goal, Limits
 from lissom.search.policy import lighter, lighter_recipe
 from lissom.train.losses import default_loss
 
@@ -55,7 +55,7 @@ def test_candidates_are_the_same_when_a_job_resumes(network: Network, job: Job, 
                 given,
                 dataclasses.replace(job, teacher=given, checkpoints=tmp_path / goal),
                 goal,
-                partial(lighter_recipe, epochs=1, goal=goal),
+                partial(lighter_recipe, epochs=1, goal=goal, limits=Limits()),
                 32,
             )
             for _ in range(2)
@@ -80,7 +80,7 @@ def test_the_jobs_executor_measures_layers(network: Network, job: Job) -> None:
             self.given += 1
             return super().submit(*arguments, **named)
 
-    after = partial(lighter_recipe, epochs=1, goal="size")
+    after = partial(lighter_recipe, epochs=1, goal="size", limits=Limits())
     in_turn = Lighter(network, dataclasses.replace(job, checkpoints=None), "size", after, 32).ask()
     with Counting(2) as workers:
         shared = dataclasses.replace(job, checkpoints=None, executor=workers)
@@ -89,9 +89,9 @@ def test_the_jobs_executor_measures_layers(network: Network, job: Job) -> None:
 
 
 def test_small_networks_have_no_library(network: Network, job: Job) -> None:
-    assert isinstance(lighter("size", network, job), Fixed)
+    assert isinstance(lighter("size", network, job, Limits()), Fixed)
     large = Network(nn.Sequential(nn.Linear(32, 32_000), nn.Linear(32_000, 2)), network.example_inputs)
-    assert isinstance(lighter("size", large, job), Lighter)
+    assert isinstance(lighter("size", large, job, Limits()), Lighter)
 
 
 def test_the_job_tries_them(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

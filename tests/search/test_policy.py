@@ -13,7 +13,7 @@ from lissom.prune.channels import PruneChannels
 from lissom.recipe import Recipe
 from lissom.search.bisection import Bisection
 from lissom.search.limits import Limits
-from lissom.search.policy import choose, first_candidates, knob, size_recipe, to_size, turn_further
+from lissom.search.policy import choose, first_candidates, knob, lighter_recipe, size_recipe, to_size, turn_further
 from lissom.search.trial import Outcome
 
 
@@ -109,9 +109,20 @@ def test_a_bit_costs_more_with_the_strength():
 
 
 def test_small_data_gets_more_epochs(classifier, labelled):
-    recipe = knob("size", classifier, labelled).ask().recipe
+    recipe = knob("size", classifier, labelled, Limits()).ask().recipe
     assert recipe.steps[0].epochs == 20
-    assert knob("latency", classifier, labelled).ask().recipe.deploy.precision == "int8"
+
+
+@pytest.mark.parametrize("max_drop", [None, 0.02])
+def test_whatever_is_trained_for_latency_ends_in_integers_that_keep_to_the_drop(classifier, labelled, max_drop):
+    limits = Limits(max_drop=max_drop)
+    trained = knob("latency", classifier, labelled, limits).ask().recipe
+    lighter = lighter_recipe((), 1, "latency", limits)
+    for recipe in (trained, lighter):
+        if max_drop is None:
+            assert recipe.deploy.precision == "int8"
+        else:
+            assert recipe.steps[-1] == lissom.QuantizeWithin(max_drop=max_drop)
 
 
 @pytest.mark.parametrize("goal", ["size", "latency"])

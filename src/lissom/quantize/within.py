@@ -64,6 +64,9 @@ class QuantizeWithin(Step):
     All layers are rounded first, and corrected on data (``QuantizeActivations``, ``RoundWeights``). Where a limit wants more,
     each layer is put into integers alone, and the layers are ranked by what that does to the outputs.
 
+    A drop is that from the job's original, so that what steps before this one lost counts as well. Where they lost too much
+    by themselves, nothing is repaired.
+
     With ``max_drop``, while the drop is over the limit, the worst 1, 2, 4 … layers get the range formula that hurts them least
     and weights of 8 bits (where these have fewer), and if that does not do, stay float. The first file within the limit is
     taken; where none is, the one that loses least, and a note says so.
@@ -125,17 +128,22 @@ class _Work:
 
     def within_drop(self, limit: float) -> Network:
         """The mildest repair that keeps the drop within the limit."""
-        reference = [self.network.outputs(*inputs) for inputs, _ in self.job.data.validation.batches(BATCH)]
-        before = self._scores(self.network.outputs, reference)
+        original = self.job.teacher or self.network
+        reference = [original.outputs(*inputs) for inputs, _ in self.job.data.validation.batches(BATCH)]
+        before = self._scores(original.outputs, reference)
 
-        def drop_of(made: Network) -> float:
-            run = file_network(deploy(made).to_bytes(), runtime=self.runtime).outputs
+        def drop_of(run: Run) -> float:
             return before.drop_to(self._scores(run, reference)).bound
 
-        best, least = self.first, drop_of(self.first)
+        def drop_of_file(made: Network) -> float:
+            return drop_of(file_network(deploy(made).to_bytes(), runtime=self.runtime).outputs)
+
+        best, least = self.first, drop_of_file(self.first)
+        if least > limit and self.network is not original and (lost := drop_of(self.network.outputs)) > limit:
+            return best.noting(f"the drop may be {limit}, and is up to {lost:.4f} before anything is in integers")
         for repair in () if least <= limit else self._repairs():
             made = self.repaired(repair)
-            drop = drop_of(made)
+            drop = drop_of_file(made)
             best, least = (made, drop) if drop < least else (best, least)
             if least <= limit:
                 break

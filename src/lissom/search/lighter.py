@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from lissom.deploy import Deploy
 from lissom.errors import ModelRefused
 from lissom.job import Job, Step
 from lissom.network import Network
@@ -21,6 +22,9 @@ SHARES = (0.7, 0.45)
 """Of the network's latency, or of its parameters, that may stay: one candidate each."""
 
 BUDGETS: dict[Goal, Budget] = {"latency": "latency", "size": "parameters"}
+SHIPS: dict[Goal, Deploy] = {"latency": Deploy(precision="int8"), "size": Deploy()}
+"""How the files are made that variants are timed in."""
+
 RATIOS = (0.25, 0.5)
 LEAST = 0.02  # of the work or of the parameters: smaller layers stay whole, measuring them would cost more than they can give
 
@@ -48,9 +52,7 @@ class Lighter:
     @cached_property
     def _library(self) -> Library:
         found = tuple(variants(self.network, self.job, self.samples, ratios=RATIOS, least=LEAST))
-        return Library(
-            self.network, self.job, found, samples=self.samples, timed=self.goal == "latency", ships=self.after(()).deploy
-        )
+        return Library(self.network, self.job, found, samples=self.samples, timed=self.goal == "latency", ships=SHIPS[self.goal])
 
     def ask(self) -> Candidate | None:
         """The choice at the next share; None after the last, or where no part of the network can be made lighter."""

@@ -53,12 +53,19 @@ def first_candidates(goal: Goal, limits: Limits) -> tuple[Search, ...]:
     if goal == "latency":
         rounded = [Candidate("int8 static", Recipe(deploy=Deploy(precision="int8")))]
         if limits.max_drop:
-            rounded.append(Candidate("int8 repaired", Recipe((QuantizeWithin(max_drop=limits.max_drop),))))
+            rounded.append(Candidate("int8 repaired", in_integers((), limits)))
         return Fixed((Candidate("float", Recipe()),)), Ladder(tuple(rounded))
     return (Fixed((
         Candidate("8-bit weights", Recipe((QuantizeWeights(bits=8),))),
         Candidate("6-bit codebooks", Recipe((ShareWeights(bits=6),))),
     )),)  # fmt: skip
+
+
+def in_integers(steps: tuple[Step, ...], limits: Limits) -> Recipe:
+    """These steps, and then integers, which are corrected and repaired where a drop is given that they must keep to."""
+    if limits.max_drop:
+        return Recipe((*steps, QuantizeWithin(max_drop=limits.max_drop)))
+    return Recipe(steps, Deploy(precision="int8"))
 
 
 def to_size(limits: Limits, ship: Ship, network: Network, data: Data) -> Fixed:
@@ -74,32 +81,32 @@ def to_size(limits: Limits, ship: Ship, network: Network, data: Data) -> Fixed:
     return Fixed((Candidate("trained to the size", Recipe(steps)),))
 
 
-def knob(goal: Goal, network: Network, data: Data) -> Search:
+def knob(goal: Goal, network: Network, data: Data, limits: Limits) -> Search:
     """The search that trains, from mild to extreme: against the file for size, with fewer channels for latency."""
     macs = _macs(network)
     epochs = _epochs(goal, macs, data)
     if goal == "latency":
-        recipe_at = partial(latency_recipe, epochs=epochs, samples=_samples(macs))
+        recipe_at = partial(latency_recipe, epochs=epochs, limits=limits, samples=_samples(macs))
         return Bisection(recipe_at, rounds=ROUNDS) if prunable(network) else Fixed(())
     return Bisection(partial(size_recipe, epochs=epochs, structure=prunable(network)), rounds=ROUNDS)
 
 
-def lighter(goal: Goal, network: Network, job: Job) -> Search:
+def lighter(goal: Goal, network: Network, job: Job, limits: Limits) -> Search:
     """Lighter parts from a library, for networks large enough that it can pay; they need no channels that can go."""
     macs = _macs(network)
     work = macs if goal == "latency" else sum(parameter.numel() for _, parameter in edits.weights(network.module))
     if work < LIGHT[goal]:
         return Fixed(())
     epochs = _epochs(goal, macs, job.data)
-    after = partial(lighter_recipe, epochs=epochs, goal=goal)
+    after = partial(lighter_recipe, epochs=epochs, goal=goal, limits=limits)
     return Lighter(network, job, goal, after, min(256, _samples(macs)))
 
 
-def lighter_recipe(steps: tuple[Step, ...], epochs: int, goal: Goal) -> Recipe:
+def lighter_recipe(steps: tuple[Step, ...], epochs: int, goal: Goal, limits: Limits) -> Recipe:
     """Lighter parts, trained together to answer as the original does; then integers, or the middle of the size recipes."""
     if goal == "size":
         return Recipe((*steps, *size_recipe(0.5, epochs).steps))
-    return Recipe((*steps, Finetune(epochs=epochs, learning_rate=5e-4, distill=Distill())), Deploy(precision="int8"))
+    return in_integers((*steps, Finetune(epochs=epochs, learning_rate=5e-4, distill=Distill())), limits)
 
 
 def _epochs(goal: Goal, macs: int, data: Data) -> int:
@@ -123,15 +130,13 @@ def size_recipe(strength: float, epochs: int, *, structure: bool = False) -> Rec
     return Recipe((train, *[PruneChannels(ratio=0)] * structure))
 
 
-def latency_recipe(strength: float, epochs: int, samples: int = 512) -> Recipe:
+def latency_recipe(strength: float, epochs: int, limits: Limits, samples: int = 512) -> Recipe:
     """Remove channels by what they matter to the loss, train what is left, and run it in integers.
 
     Strength 0 keeps nine tenths of the multiply-accumulates, strength 1 a tenth.
     """
-    return Recipe((
-        PruneChannels(macs=round(0.9 - 0.8 * strength, 4), multiple=4, samples=samples),
-        Finetune(epochs=epochs, learning_rate=5e-4, distill=Distill()),
-    ), Deploy(precision="int8"))  # fmt: skip
+    fewer = PruneChannels(macs=round(0.9 - 0.8 * strength, 4), multiple=4, samples=samples)
+    return in_integers((fewer, Finetune(epochs=epochs, learning_rate=5e-4, distill=Distill())), limits)
 
 
 def _macs(network: Network) -> int:
