@@ -200,7 +200,7 @@ def int8_row(kind: str, number: int) -> dict[str, Any]:
         "ratio_95": bound,
         "bytes": {tool: found.file.stat().st_size for tool, found in made.items()},
         "cpu_seconds": {tool: round(found.seconds, 1) for tool, found in made.items()},
-        "extra_mb": made["lissom"].memory,
+        "extra_mb": {tool: found.memory for tool, found in made.items() if found.memory is not None},
         "recipe": RECIPES[recipe].in_words(),
     }
 

@@ -47,7 +47,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Made:
-    """A quantized file, the CPU seconds that it took to make, and the MB that this process held meanwhile beyond what it had."""
+    """A quantized file, the CPU seconds that it took to make, and the MB that its process held meanwhile beyond what it had."""
 
     file: Path
     seconds: float
@@ -55,15 +55,21 @@ class Made:
 
 
 def kept(out: Path, make: Callable[[], Any]) -> Made:
-    """What stands from a run that was stopped, else made now: ``make`` writes the file ``out``."""
+    """What stands from a run that was stopped, else made now.
+
+    Args:
+        out: The file.
+        make: Writes it; gives the MB beyond what was held before, where another process made it.
+    """
     note = out.with_suffix(".seconds")
     if not note.exists():
         began, held = _cpu_seconds(), _memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the highest mark begins anew
-        make()
-        note.write_text(f"{_cpu_seconds() - began:.1f} {_memory('VmHWM') - held:.0f}", encoding="utf-8")
-    seconds, *memory = map(float, note.read_text(encoding="utf-8").split())
-    return Made(out, seconds, *memory)
+        memory = make()
+        memory = memory if isinstance(memory, float) else _memory("VmHWM") - held
+        note.write_text(f"{_cpu_seconds() - began:.1f} {memory:.0f}", encoding="utf-8")
+    seconds, *memories = map(float, note.read_text(encoding="utf-8").split())
+    return Made(out, seconds, *memories)
 
 
 def _memory(field: str) -> float:
@@ -111,10 +117,13 @@ import sys, numpy as np, onnx, nncf
 source, arrays, out, kind, bias = sys.argv[1:]
 data = np.load(arrays); names = list(data); n = len(data[names[0]])
 items = [{name: data[name][i:i + 1] for name in names} for i in range(n)]
+held = {line.split()[0]: int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("Vm")}
+open("/proc/self/clear_refs", "w").write("5")
 extra = {"model_type": nncf.ModelType.TRANSFORMER} if kind == "minilm" else {}
 model = nncf.quantize(onnx.load(source), nncf.Dataset(items), subset_size=n, preset=nncf.QuantizationPreset.MIXED,
                       fast_bias_correction=bias == "fast", **extra)
 onnx.save(model, out)
+print(next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")) - held["VmRSS:"])
 """
 
 
@@ -130,11 +139,13 @@ def by_nncf(kind: str, network: Network, samples: tuple[Array, ...], folder: Pat
         deploy(network, Deploy(opset=18)).save(source)
         np.savez(inputs, **dict(zip(network.input_names, samples, strict=True)))
 
-    def quantize(bias: str, out: Path) -> None:
+    def quantize(bias: str, out: Path) -> float | None:
         command = [NNCF_PYTHON, "-c", NNCF, str(source), str(inputs), str(out), kind, bias]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             print("nncf:", done.stderr.strip().splitlines()[-1:], flush=True)
+            return None
+        return float(done.stdout.split()[-1])
 
     outs = {bias: folder / f"nncf-{bias}.onnx" for bias in ("fast", "accurate")}
     found = [kept(out, functools.partial(quantize, bias, out)) for bias, out in outs.items()]
