@@ -20,7 +20,7 @@ CALLS = 40
 
 
 def layer_seconds(
-    file: Path, inputs: Sequence[npt.NDArray[Any]], layers: Mapping[str, Iterable[str]], *, threads: int = 1
+    file: Path | bytes, inputs: Sequence[npt.NDArray[Any]], layers: Mapping[str, Iterable[str]], *, threads: int = 1
 ) -> dict[str, float]:
     """Seconds of one call that each layer takes in ONNX Runtime, with what follows it up to the next layer.
 
@@ -28,12 +28,12 @@ def layer_seconds(
     activation into its convolution) is still known; what the runtime adds of its own belongs to no layer.
 
     Args:
-        file: An ONNX file.
+        file: An ONNX file, or its bytes.
         inputs: One array per input, the batch first.
-        layers: The names of each layer's tensors.
+        layers: The names of each layer's tensors, or of modules that hold them.
         threads: How many threads a call may use.
     """
-    model = onnx.load(file)
+    model = onnx.load_from_string(file) if isinstance(file, bytes) else onnx.load(file)
     names = list(layers)
     owners = {tensor: number for number, layer in enumerate(names) for tensor in layers[layer]}
     of_value = _name_nodes(model, owners)

@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,6 +34,7 @@ from lissom.measure.latency import compare
 from lissom.measure.metrics import divergence
 from lissom.network import Network
 from lissom.recipe import Recipe
+from lissom.search.part_times import PartTimes
 from lissom.search.variants import Variant, together
 
 __all__ = ["Budget", "Choice", "Entry", "Library"]
@@ -42,9 +44,6 @@ TRIES = 4
 
 FEW = 8
 """Samples that give the ranges of a file in integers that is only timed."""
-
-CALLS = 60
-"""Timed calls of each variant; the winner is timed at length, like every file that is handed over."""
 
 Budget = Literal["macs", "parameters", "latency"]
 
@@ -129,7 +128,9 @@ class Library:
         job: Data; its ``checkpoints`` folder keeps the measurements, so that a stopped search goes on.
         variants: What there is to choose from: :func:`lissom.search.variants.variants`, or some of them.
         samples: Calibration samples that variants are fitted on, and validation samples that they are measured on.
-        timed: Whether each is timed in its place, in ONNX Runtime.
+        timed: Whether each is timed in its place, in ONNX Runtime: the layers that it changes, in the whole network's file.
+            The time of one part is a few percent of the network's, less than the network's own varies on a busy machine.
+            Choices are timed as a whole.
         ships: How the file is made whose time counts: in integers, where integers will ship.
     """
 
@@ -151,6 +152,15 @@ class Library:
         needed = self.ships.precision == "int8"
         calibration = calibration_inputs(self.network, self.job, FEW) if needed else None
         return deploy(made, quick, calibration).to_bytes()
+
+    @cached_property
+    def _sample(self) -> list[npt.NDArray[Any]]:
+        """One sample, as files take it."""
+        return [tensor[:1].numpy() for tensor in calibration_inputs(self.network, self.job, 1)[0]]
+
+    @cached_property
+    def _parts(self) -> PartTimes:
+        return PartTimes(self.network, self._file, self._sample)
 
     @cached_property
     def _times(self) -> dict[str, float]:
@@ -242,14 +252,19 @@ class Library:
             found[name] = Entry(missed=block.missed, refused=why) if why else self._entry(alone, own, block.missed, form)
         return found
 
-    def measured(self, steps: Sequence[Step]) -> Entry:
-        """What steps do to the whole network; steps that leave it as it is are refused, so that nothing is tried twice."""
+    def measured(self, steps: Sequence[Step], *, whole: bool = False) -> Entry:
+        """What steps do to the whole network; steps that leave it as it is are refused, so that nothing is tried twice.
+
+        Args:
+            steps: What is done.
+            whole: Whether the whole network is timed, and not what changes.
+        """
         alone = dataclasses.replace(self.job, checkpoints=None, progress=Silent())
         own = edits.copy(self.network)
         made = Recipe(tuple(steps)).apply(own, alone)
         if steps and len(made.slices) == len(own.slices):
             return Entry(refused=made.notes[-1] if made.notes else "it changes nothing")
-        return self._entry(made, own)
+        return self._entry(made, own, whole=whole)
 
     def best(self, budget: Budget, limit: float, executor: Executor | None = None) -> Choice:
         """The choice that loses least while the network costs at most ``limit`` times what it costs now.
@@ -299,12 +314,12 @@ class Library:
     def _of(self, chosen: Sequence[Variant]) -> Entry:
         """What variants do together: kept too, so that a resumed search takes the same choice."""
         name = f"choice-{fingerprint(names=[variant.name for variant in chosen])[:16]}"
-        return self._kept(name, [name], lambda: {name: self.measured(together(chosen))})[name]
+        return self._kept(name, [name], lambda: {name: self.measured(together(chosen), whole=True)})[name]
 
-    def _entry(self, made: Network, original: Network, missed: float = 0.0, form: str = "") -> Entry:
+    def _entry(self, made: Network, original: Network, missed: float = 0.0, form: str = "", *, whole: bool = False) -> Entry:
         moved = [divergence(made.outputs(*inputs), said, self.job.data.task) for inputs, said in self._answers]
         try:
-            latency = 1.0 if made is original else self._latency(made, form)
+            latency = 1.0 if made is original else self._latency(made, form, whole=whole)
         except DeployFailed as error:
             return Entry(missed=missed, refused=str(error))
         return Entry(
@@ -315,11 +330,13 @@ class Library:
             latency=latency if self.timed else None,
         )
 
-    def _latency(self, made: Network, form: str) -> float:
+    def _latency(self, made: Network, form: str, *, whole: bool) -> float:
+        """The share of the original's time."""
         if not self.timed or form in self._times:
             return self._times.get(form, 1.0)
-        inputs = [tensor[:1].numpy() for tensor in calibration_inputs(self.network, self.job, 1)[0]]
-        found = 1 / compare(self._file, self._bytes_of(made), inputs, calls=CALLS).ratio
+        if whole:
+            return 1 / compare(self._file, self._bytes_of(made), self._sample).ratio
+        found = self._parts.share(made, self._bytes_of(made))
         if form:
             self._times[form] = found
         return found
