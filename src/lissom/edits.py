@@ -152,8 +152,9 @@ def selected(module: nn.Module, include: Sequence[str] = (), exclude: Sequence[s
 
     Args:
         module: The module that holds them.
-        include: Globs over tensor names and over the paths of their modules (``"encoder.*"``, ``"head"``). Where none
-            is given, every floating parameter with two axes or more: biases and normalisations are left alone.
+        include: Globs over tensor names and over the paths of their modules (``"encoder.*"``, ``"head"``). They pick
+            parameters with two axes or more: biases and normalisations are left alone, but where a glob says what the
+            tensor itself is called (``"head.bias"``, ``"*.bias"``). Where none is given, every matrix and kernel.
         exclude: Globs of what is left alone.
 
     Raises:
@@ -164,21 +165,30 @@ def selected(module: nn.Module, include: Sequence[str] = (), exclude: Sequence[s
     """
     tied = aliases(module)
     floating = [name for name, _ in weights(module)]
+    large = {name for name in floating if latent(module, name).ndim >= 2}
     for pattern in (*include, *exclude):
         if not any(_matches(tied[name], pattern) for name in floating):
             raise UsageError(
                 f"no parameter matches {pattern!r}; there are {', '.join(floating[:8])}" + " …" * (len(floating) > 8)
             )
-    return [
-        name
-        for name in floating
-        if (any(_matches(tied[name], pattern) for pattern in include) if include else latent(module, name).ndim >= 2)
-        and not any(_matches(tied[name], pattern) for pattern in exclude)
-    ]
+    picked = {
+        pattern: {name for name in floating if _matches(tied[name], pattern) and (name in large or _names(pattern, name))}
+        for pattern in include
+    }
+    for pattern in (pattern for pattern, names in picked.items() if not names):
+        raise UsageError(f"no matrix and no kernel matches {pattern!r}: biases and normalisations are picked by their own names")
+    chosen = set().union(*picked.values()) if include else large
+    return [name for name in floating if name in chosen and not any(_matches(tied[name], pattern) for pattern in exclude)]
 
 
 def _matches(names: tuple[str, ...], pattern: str) -> bool:
     return any(fnmatchcase(name, pattern) or fnmatchcase(name.rpartition(".")[0], pattern) for name in names)
+
+
+def _names(pattern: str, name: str) -> bool:
+    """Whether a glob says what the tensor itself is called, and not only where it is."""
+    own = pattern.rpartition(".")[2]
+    return bool(own.strip("*")) and fnmatchcase(name.rpartition(".")[2], own)
 
 
 def aliases(module: nn.Module) -> dict[str, tuple[str, ...]]:

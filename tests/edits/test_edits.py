@@ -267,7 +267,12 @@ def test_globs_pick_tensors_by_name_or_module() -> None:
     module = nn.ModuleDict({"conv1": nn.Conv2d(1, 2, 3), "fc": nn.Linear(2, 2), "norm": nn.BatchNorm1d(2)})
     assert edits.selected(module) == ["conv1.weight", "fc.weight"]
     assert edits.selected(module, exclude=("conv*",)) == ["fc.weight"]
-    assert edits.selected(module, ("fc",)) == ["fc.weight", "fc.bias"]
+    assert (
+        edits.selected(module, ("fc",)) == edits.selected(module, ("fc*",)) == edits.selected(module, ("fc.*",)) == ["fc.weight"]
+    )
+    assert edits.selected(module, ("fc", "fc.b*")) == ["fc.weight", "fc.bias"]
+    with pytest.raises(UsageError, match="no matrix and no kernel matches 'norm'"):
+        edits.selected(module, ("norm",))
     assert edits.selected(module, ("*.weight",), ("norm",)) == ["conv1.weight", "fc.weight"]
     with pytest.raises(UsageError, match=r"no parameter matches 'conv9\*'"):
         edits.selected(module, ("conv9*",))
