@@ -53,7 +53,9 @@ def test_it_is_like_a_list_of_dictionaries(steps: list[tuple[int, str, str, int]
         assert all(torch.equal(waiting[batch][key], value) for key, value in values.items())
 
 
-def test_what_has_no_room_is_written_once_and_deleted_when_it_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_no_room_is_written_once_and_written_over_when_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
     def files() -> dict[Path, int]:
@@ -68,12 +70,14 @@ def test_what_has_no_room_is_written_once_and_deleted_when_it_is_done(tmp_path: 
     assert waiting[1]
     assert waiting[0]
     assert files() == first  # looking at it does not write it again
-    waiting[0]["x"] = waiting[0]["x"] + 1
-    assert torch.equal(waiting[1].pop("x"), torch.arange(5000.0))
-    assert waiting[0]["x"][-1] == 5000
-    assert len(files()) == 1
-    waiting.discard("x")
-    assert waiting[1] == {}
+    for number in range(1, 9):
+        waiting[number % 2]["x"] = torch.arange(5000.0 - number)
+        waiting.discard("y")
+        waiting[number % 2]["y"] = torch.full((2000,), number)
+    assert waiting[0]["x"][-1] == waiting[1]["x"][-1] - 1 == 4991
+    assert waiting[0]["y"].tolist() == [8] * 2000
+    assert len(files()) <= 4
+    del waiting
     assert not files()
 
 

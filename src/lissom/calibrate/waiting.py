@@ -33,18 +33,21 @@ class _File:
 
     @classmethod
     def of(cls, tensor: Tensor, path: Path) -> _File:
-        """Written to a path."""
-        tensor.contiguous().flatten().view(torch.uint8).numpy().tofile(path)
+        """Written to a path, over what stands there: new pages come slowly, and old ones go slowly."""
+        with path.open("r+b" if path.exists() else "wb", buffering=0) as file:
+            left = tensor.contiguous().flatten().view(torch.uint8).numpy().data
+            while left:
+                left = left[file.write(left) :]
         return cls(path, tensor.dtype, tuple(tensor.shape))
 
 
 class _Read:
-    """A tensor that was mapped from its file, and knows whether it still is what stands there."""
+    """A tensor that was read from its file, and knows whether it still is what stands there."""
 
     def __init__(self, file: _File) -> None:
-        size = file.path.stat().st_size
-        mapped = torch.from_file(str(file.path), size=size, dtype=torch.uint8)  # what is written to it is not written back
-        self.file, self.tensor = file, mapped.view(file.dtype).reshape(file.shape)
+        self.file, self.tensor = file, torch.empty(file.shape, dtype=file.dtype)
+        with file.path.open("rb") as opened:
+            opened.readinto(self.tensor.flatten().view(torch.uint8).numpy().data)
         self._version = self._changes()
 
     def is_still(self, value: Tensor) -> bool:
@@ -59,8 +62,9 @@ class Waiting(Generic[Key]):
     """Named values of many batches, of which one is in use at a time.
 
     When another batch is asked for, the last one stays in memory while there is room for it; else its tensors are written to
-    a temporary folder (``TMPDIR`` says where), to be mapped when they are asked for again. So the memory in use is that of
-    one batch and ``room``, however many samples there are. A tensor that has not changed is written once.
+    a temporary folder (``TMPDIR`` says where), to be read when they are asked for again. So the memory in use is that of
+    one batch and ``room``, however many samples there are. A tensor that has not changed is written once, and files whose
+    tensors are gone are written over.
 
     Args:
         batches: What each batch holds at first. These values stay in memory: whoever gave them holds them anyway.
@@ -81,7 +85,8 @@ class Waiting(Generic[Key]):
         self._current = 0
         self._read: dict[Key, _Read] = {}
         self._folder: Path | None = None
-        self._written = 0
+        self._files = 0
+        self._free: list[Path] = []
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -107,7 +112,7 @@ class Waiting(Generic[Key]):
         for values in self._batches:
             value = values.pop(name, None)
             if isinstance(value, _File):
-                value.path.unlink()
+                self._free.append(value.path)
 
     def _put_away(self) -> None:
         values, read = self._batches[self._current], self._read
@@ -126,12 +131,13 @@ class Waiting(Generic[Key]):
                 values[name] = read.pop(name).file
             else:
                 values[name] = _File.of(value, self._fresh())
-        for left in read.values():
-            left.file.path.unlink()
+        self._free += [left.file.path for left in read.values()]
 
     def _fresh(self) -> Path:
+        if self._free:
+            return self._free.pop()
         if self._folder is None:
             self._folder = Path(mkdtemp(prefix="lissom-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._written += 1
-        return self._folder / str(self._written)
+        self._files += 1
+        return self._folder / str(self._files)
