@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional as F
 
 from lissom.graph.rules import operator_name
 
@@ -101,16 +100,19 @@ class Layer:
         arguments = self._arguments()
         places, kernel = self._places(x), self.walk.shape(self.weight_node)[2:]
         reach = [(size - 1) * step for size, step in zip(kernel, arguments["dilation"], strict=True)]
-        x = F.pad(x, [end for ends in reversed(_padding(arguments["padding"], reach)) for end in ends])
+        before = [ends[0] for ends in _padding(arguments["padding"], reach)]
         sample, rest = chosen // math.prod(places), chosen % math.prod(places)
         index: list[Tensor] = []
+        within = torch.ones(len(chosen), *kernel, dtype=torch.bool)
         for axis, length in enumerate(places):
             below = math.prod(places[axis + 1 :])
-            first = rest // below % length * arguments["stride"][axis]
+            first = rest // below % length * arguments["stride"][axis] - before[axis]
             taps = first[:, None] + torch.arange(kernel[axis]) * arguments["dilation"][axis]
-            index.append(taps.reshape(len(chosen), *[-1 if other == axis else 1 for other in range(len(places))]))
-        # Only what the chosen positions read is ever copied: [positions, kernel, channels].
-        patches = x.movedim(1, -1)[(sample.reshape(-1, *[1] * len(places)), *index)]
+            taps = taps.reshape(len(chosen), *[-1 if other == axis else 1 for other in range(len(places))])
+            within &= (taps >= 0) & (taps < x.shape[2 + axis])
+            index.append(taps.clamp(0, x.shape[2 + axis] - 1))
+        # Only what the chosen positions read is ever copied: [positions, kernel, channels]; beside the input there is zero.
+        patches = x.movedim(1, -1)[(sample.reshape(-1, *[1] * len(places)), *index)] * within[..., None]
         return patches.movedim(-1, 1).reshape(len(chosen), self.groups, -1).transpose(0, 1)
 
     def outputs(self, batch: int, chosen: Tensor) -> Tensor:
