@@ -67,3 +67,19 @@ def test_the_original_is_left_as_it_was_and_the_answer_is_the_same_each_time():
         reconstruct(pruned, network, batches)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.module.state_dict().items())
     assert torch.equal(found[0].module[1].weight, found[1].module[1].weight)
+
+
+def test_few_samples_are_not_fitted_to_the_last_one():
+    """Twenty samples and forty inputs: what is fitted without a pull answers them, and no others."""
+    torch.manual_seed(0)
+    network = Network(nn.Sequential(nn.Linear(30, 60), nn.ReLU(), nn.Linear(60, 8)), (torch.zeros(2, 30),))
+    kept = tuple(range(0, 60, 3)) + tuple(range(1, 60, 3))
+    pruned = pruned_from(network, Slice("0.weight", 0, kept), Slice("0.bias", 0, kept), Slice("2.weight", 1, kept))
+    seen, unseen = torch.randn(24, 30), torch.randn(2000, 30)
+
+    def error() -> float:
+        return float((pruned.outputs(unseen)[0] - network.outputs(unseen)[0]).square().mean())
+
+    before = error()
+    reconstruct(pruned, network, [(seen,)], only=("2",))
+    assert error() < before

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lissom.network import Network
 
-__all__ = ["LARGEST", "Moments", "collect", "run_order", "seen"]
+__all__ = ["LARGEST", "Moments", "collect", "collect_halves", "run_order", "seen"]
 
 LARGEST = 4608
 """Input weights of a unit (channels x kernel) above which moments are not taken: solving with them grows cubically."""
@@ -35,6 +35,10 @@ class Moments:
     square: Tensor
     mixed: Tensor
     count: int
+
+    def __add__(self, other: Moments) -> Moments:
+        """Of the positions of both."""
+        return Moments(self.square + other.square, self.mixed + other.mixed, self.count + other.count)
 
     @property
     def mean(self) -> Tensor:
@@ -84,28 +88,43 @@ def collect(
         >>> collect(layer, layer, "0", [(torch.tensor([[1.0], [3.0]]),)]).mean.item()
         2.0
     """
+    halves = collect_halves(module, original, path, batches, rows)
+    return None if halves is None else halves[0] + halves[1]
+
+
+def collect_halves(
+    module: nn.Module, original: nn.Module, path: str, batches: Sequence[tuple[Tensor, ...]], rows: Tensor | None = None
+) -> tuple[Moments, Moments] | None:
+    """The same of the first half of each batch's samples and of the others: what is fitted on one can be told by the other.
+
+    Args and result are those of :func:`collect`, but for the two of them.
+    """
     part: Any = module.get_submodule(path)
     width = math.prod(part.weight.shape[1:])
     if width > LARGEST:
         return None
     units = part.weight.shape[0] if rows is None else len(rows)
     wanted = ROWS_PER_UNKNOWN * width // len(batches) + 1
-    square = torch.zeros(width + 1, width + 1, dtype=torch.float64)
-    mixed = torch.zeros(units, width + 1, dtype=torch.float64)
+    squares = [torch.zeros(width + 1, width + 1, dtype=torch.float64) for _ in range(2)]
+    mixed = [torch.zeros(units, width + 1, dtype=torch.float64) for _ in range(2)]
+    counts = [0, 0]
     generator = torch.Generator().manual_seed(0)
-    count = 0
     for inputs in batches:
         arrived, answered = seen(module, path, inputs)[0], seen(original, path, inputs)[1]
         columns, targets = _columns(part, arrived), _answers(part, answered)
         if columns.shape[0] != targets.shape[0]:
             return None
         chosen = torch.randperm(columns.shape[0], generator=generator)[:wanted]
-        x = F.pad(columns[chosen].double().cpu(), (0, 1), value=1.0)
-        y = targets[chosen].double().cpu()
-        square += x.T @ x
-        mixed += (y if rows is None else y[:, rows.cpu()]).T @ x
-        count += len(x)
-    return Moments(square, mixed, count)
+        places = columns.shape[0] // len(inputs[0])  # of a sample
+        later = chosen >= (len(inputs[0]) + 1) // 2 * places
+        for half, some in enumerate((chosen[~later], chosen[later])):
+            x = F.pad(columns[some].double().cpu(), (0, 1), value=1.0)
+            y = targets[some].double().cpu()
+            squares[half] += x.T @ x
+            mixed[half] += (y if rows is None else y[:, rows.cpu()]).T @ x
+            counts[half] += len(x)
+    first, second = (Moments(*sums) for sums in zip(squares, mixed, counts, strict=True))
+    return first, second
 
 
 def run_order(network: Network, inputs: tuple[Tensor, ...]) -> list[str]:

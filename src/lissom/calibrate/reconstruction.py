@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from lissom import edits
-from lissom.calibrate.moments import LARGEST, collect, run_order
+from lissom.calibrate.moments import LARGEST, Moments, collect_halves, run_order
 from lissom.network import Network, Scale, Slice
 
 __all__ = ["kept_rows", "reconstruct"]
 
-RIDGE = 1e-3
-"""Pull towards the weights that stand, relative to the mean square of the inputs."""
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+"""Pulls towards the weights that stand, relative to the mean square of the inputs, among which held-out samples choose."""
 
 
 @dataclass
@@ -39,8 +39,9 @@ def reconstruct(
 
     Each layer's weights become those that, on the inputs that the pruned network really gives it, come closest to the
     outputs that the original gave (He et al., arXiv:1707.06168); so each layer also mends what the layers before it lost.
-    No labels and no gradients are needed. Layers that carry value edits, share their weights, are grouped
-    or were scaled stay as they are.
+    How strongly it is held to the weights that stand is chosen for each layer: fitted on half of the samples, it should do best
+    on the others. No labels and no gradients are needed. Layers that carry value edits, share their weights, are grouped or
+    were scaled stay as they are.
 
     Args:
         pruned: A network that :mod:`lissom.graph.slicing` made from ``original``.
@@ -99,21 +100,42 @@ def _layers(module: nn.Module, kept: Mapping[str, tuple[int, ...]], order: Seque
 def _refit(layer: _Layer, pruned: nn.Module, original: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> bool:
     """Solve ``min |Y - W X|^2 + ridge |W - W0|^2`` from sums over all batches; False where there is nothing to gain."""
     part: Any = pruned.get_submodule(layer.path)
-    moments = collect(pruned, original, layer.path, batches, layer.rows)
-    if moments is None:
+    halves = collect_halves(pruned, original, layer.path, batches, layer.rows)
+    if halves is None:
         return False
     width = math.prod(part.weight.shape[1:])
-    known = width + (part.bias is not None)
-    square, mixed = moments.square[:known, :known], moments.mixed[:, :known]
     standing = part.weight.detach().flatten(1).double().cpu()
     if part.bias is not None:
         standing = torch.cat([standing, part.bias.detach().double().cpu()[:, None]], 1)
-    ridge = RIDGE * square.diagonal().mean().clamp(min=1e-12)
-    change = torch.linalg.solve(square + ridge * torch.eye(len(square), dtype=square.dtype), (mixed - standing @ square).T).T
-    if not bool(torch.isfinite(change).all()):
+    fitted = _solved(halves[0] + halves[1], standing, _ridge(halves, standing))
+    if not bool(torch.isfinite(fitted).all()):
         return False
-    fitted = (standing + change).to(part.weight.dtype)
+    fitted = fitted.to(part.weight.dtype)
     part.weight.copy_(fitted[:, :width].reshape(part.weight.shape))
     if part.bias is not None:
         part.bias.copy_(fitted[:, width])
     return True
+
+
+def _ridge(halves: tuple[Moments, Moments], standing: Tensor) -> float:
+    """The pull that does best where it was not fitted, each half told by the other."""
+    if not all(half.count for half in halves):
+        return RIDGES[0]
+    pairs = (halves, halves[::-1])
+    return min(RIDGES, key=lambda ridge: sum(_error(told, _solved(fit, standing, ridge)) for fit, told in pairs))
+
+
+def _solved(moments: Moments, standing: Tensor, ridge: float) -> Tensor:
+    """The weights, and the bias behind them where there is one."""
+    known = standing.shape[1]
+    square, mixed = moments.square[:known, :known], moments.mixed[:, :known]
+    pull = ridge * square.diagonal().mean().clamp(min=1e-12)
+    change: Tensor = torch.linalg.solve(square + pull * torch.eye(known, dtype=square.dtype), (mixed - standing @ square).T)
+    return standing + change.T
+
+
+def _error(moments: Moments, weights: Tensor) -> float:
+    """Squared error of the answers that weights give, less what no weights change; infinite where weights are not finite."""
+    known = weights.shape[1]
+    found = float(((weights @ moments.square[:known, :known] - 2 * moments.mixed[:, :known]) * weights).sum())
+    return found if math.isfinite(found) else math.inf
