@@ -16,7 +16,7 @@ from lissom.network import Network, Scale, Slice
 
 __all__ = ["kept_rows", "reconstruct"]
 
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Pulls towards the weights that stand, relative to the mean square of the inputs, among which held-out samples choose."""
 
 
