@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -15,7 +16,7 @@ from lissom.grids import Codebook
 from lissom.job import Job
 from lissom.measure.metrics import default_metric
 from lissom.network import Network
-from lissom.prune.importance import IMPORTANCES, entropy, importance_of
+from lissom.prune.importance import IMPORTANCES, entropy, gradients, importance_of
 from lissom.train.losses import default_loss
 
 
@@ -69,13 +70,18 @@ def test_scoring_leaves_no_trace() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
 
-def test_unlabelled_data_scores_by_the_networks_own_outputs() -> None:
-    module, job, x, _ = linear_job(labelled=False)
-    numbers = job.data.calibration.numbers[:32]
-    found = importance_of(module, ["weight"], "gradient", job, samples=32)["weight"]
-    outputs = module(torch.from_numpy(x[numbers]))
-    expected = torch.autograd.grad(outputs.square().sum(1).mean() / 2, module.weight)[0].abs()
-    assert torch.allclose(found, expected, rtol=1e-4)
+def test_unlabelled_data_scores_by_the_information_in_the_answers() -> None:
+    """The Fisher information of a linear classifier's weight is the mean of ``p (1 - p) x^2``, whatever the labels are."""
+    torch.manual_seed(0)
+    x, module = torch.randn(3000, 4) * torch.tensor([1.0, 2.0, 0.5, 1.0]), nn.Linear(4, 3)
+    data = dataclasses.replace(Data.of(Arrays((x.numpy(),)), seed=0), task="classify")
+    calibration = dataclasses.replace(data.calibration, numbers=np.arange(3000))
+    data = dataclasses.replace(data, calibration=calibration)
+    job = Job(data=data, loss=default_loss(data), metric=default_metric(data))
+    squares = [found["weight"].square() for found in gradients(module, ["weight"], job, 1, 3000)]
+    p = module(x).softmax(1).detach()
+    expected = torch.einsum("ni,nj->ij", p * (1 - p), x.square()) / 3000
+    torch.testing.assert_close(torch.stack(squares).mean(0), expected, rtol=0.15, atol=0)
 
 
 def test_weights_on_a_codebook_are_scored_by_their_values() -> None:

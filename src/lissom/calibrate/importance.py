@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lissom.network import flatten_outputs
 
-__all__ = ["WIDEST", "Felt", "felt"]
+__all__ = ["WIDEST", "Felt", "felt", "in_a_direction"]
 
 WIDEST = 4608
 """Input weights of a unit above which what they have in common is left out: solving with it grows cubically."""
@@ -84,7 +84,7 @@ def felt(
     try:
         for inputs in samples:
             with torch.enable_grad():
-                answer = _in_a_direction(flatten_outputs(module(*inputs))[0], classify, generator)
+                answer = in_a_direction(flatten_outputs(module(*inputs))[0], classify, generator)
             gradients = torch.autograd.grad(answer, list(weights.values()), allow_unused=True)
             for name, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:
@@ -110,7 +110,14 @@ def felt(
     }
 
 
-def _in_a_direction(output: Tensor, classify: bool, generator: torch.Generator) -> Tensor:
+def in_a_direction(output: Tensor, classify: bool, generator: torch.Generator) -> Tensor:
+    """A number whose gradient's mean square is the Fisher information of the answers' divergence; no labels are needed.
+
+    Args:
+        output: Logits [N, classes, ...] where ``classify``, else any numbers, the sample first.
+        classify: Which of the two.
+        generator: Of the direction.
+    """
     if classify:
         logits = output.movedim(1, -1).reshape(-1, output.shape[1])
         likely = logits.detach().softmax(1)

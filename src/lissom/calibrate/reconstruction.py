@@ -14,10 +14,13 @@ from lissom import edits
 from lissom.calibrate.moments import LARGEST, Moments, collect_halves, run_order
 from lissom.network import Network, Scale, Slice
 
-__all__ = ["kept_rows", "reconstruct"]
+__all__ = ["RIDGE", "kept_rows", "reconstruct"]
 
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Pulls towards the weights that stand, relative to the mean square of the inputs, among which held-out samples choose."""
+RIDGE = 1e-3
+"""The pull towards the weights that stand, relative to the mean square of the inputs, where samples are many."""
+
+RIDGES = (RIDGE, 1e-2, 1e-1, 1.0, 10.0)
+"""Those among which held-out samples choose."""
 
 
 @dataclass
@@ -34,14 +37,14 @@ def reconstruct(
     batches: Sequence[tuple[Tensor, ...]],
     check_time: Callable[[], None] = lambda: None,
     only: Collection[str] | None = None,
+    ridge: float | None = RIDGE,
 ) -> tuple[str, ...]:
     """Refit the linear and convolutional layers of ``pruned.module`` in place, in the order in which they run.
 
     Each layer's weights become those that, on the inputs that the pruned network really gives it, come closest to the
     outputs that the original gave (He et al., arXiv:1707.06168); so each layer also mends what the layers before it lost.
-    How strongly it is held to the weights that stand is chosen for each layer: fitted on half of the samples, it should do best
-    on the others. No labels and no gradients are needed. Layers that carry value edits, share their weights, are grouped or
-    were scaled stay as they are.
+    No labels and no gradients are needed. Layers that carry value edits, share their weights, are grouped or were scaled stay
+    as they are.
 
     Args:
         pruned: A network that :mod:`lissom.graph.slicing` made from ``original``.
@@ -49,6 +52,8 @@ def reconstruct(
         batches: Inputs of calibration samples; a few hundred samples are enough.
         check_time: Called before each layer; what it raises ends the work.
         only: Paths of the layers that may be refitted; None for all.
+        ridge: How strongly layers are held to the weights that stand, relative to the mean square of their inputs. None chooses
+            for each layer: fitted on half of the samples, it should do best on the others. Few samples need that.
 
     Returns:
         Paths of the layers that were refitted.
@@ -65,7 +70,7 @@ def reconstruct(
             done = []
             for layer in layers:
                 check_time()
-                if _refit(layer, pruned.module, original.module, batches):
+                if _refit(layer, pruned.module, original.module, batches, ridge):
                     done.append(layer.path)
     finally:
         pruned.module.train(was_training)
@@ -97,7 +102,9 @@ def _layers(module: nn.Module, kept: Mapping[str, tuple[int, ...]], order: Seque
     return layers
 
 
-def _refit(layer: _Layer, pruned: nn.Module, original: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> bool:
+def _refit(
+    layer: _Layer, pruned: nn.Module, original: nn.Module, batches: Sequence[tuple[Tensor, ...]], ridge: float | None
+) -> bool:
     """Solve ``min |Y - W X|^2 + ridge |W - W0|^2`` from sums over all batches; False where there is nothing to gain."""
     part: Any = pruned.get_submodule(layer.path)
     halves = collect_halves(pruned, original, layer.path, batches, layer.rows)
@@ -107,7 +114,7 @@ def _refit(layer: _Layer, pruned: nn.Module, original: nn.Module, batches: Seque
     standing = part.weight.detach().flatten(1).double().cpu()
     if part.bias is not None:
         standing = torch.cat([standing, part.bias.detach().double().cpu()[:, None]], 1)
-    fitted = _solved(halves[0] + halves[1], standing, _ridge(halves, standing))
+    fitted = _solved(halves[0] + halves[1], standing, _best_ridge(halves, standing) if ridge is None else ridge)
     if not bool(torch.isfinite(fitted).all()):
         return False
     fitted = fitted.to(part.weight.dtype)
@@ -117,10 +124,10 @@ def _refit(layer: _Layer, pruned: nn.Module, original: nn.Module, batches: Seque
     return True
 
 
-def _ridge(halves: tuple[Moments, Moments], standing: Tensor) -> float:
+def _best_ridge(halves: tuple[Moments, Moments], standing: Tensor) -> float:
     """The pull that does best where it was not fitted, each half told by the other."""
     if not all(half.count for half in halves):
-        return RIDGES[0]
+        return RIDGE
     pairs = (halves, halves[::-1])
     return min(RIDGES, key=lambda ridge: sum(_error(told, _solved(fit, standing, ridge)) for fit, told in pairs))
 

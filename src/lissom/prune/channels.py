@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Lt
 
 from lissom.calibrate.batch_norm import recalibrate_batch_norm
 from lissom.calibrate.inputs import calibration_inputs
-from lissom.calibrate.reconstruction import reconstruct
+from lissom.calibrate.reconstruction import RIDGE, reconstruct
 from lissom.deploy import deploy
 from lissom.errors import UsageError
 from lissom.graph.attributes import siblings
@@ -50,6 +50,9 @@ class PruneChannels(Step):
         finetune: What trains the network between rounds, such as ``Finetune(epochs=1)``; None does not train.
         reconstruct: Refit the layers that are left to what the network computed before, by least squares on calibration
             data, and recalibrate batch-norm statistics. Neither needs labels.
+        ridge: How strongly refitted layers are held to their weights, relative to the mean square of their inputs. None finds
+            it for each layer on samples that it is not fitted on, as some hundred samples for a network of millions of
+            parameters need it.
         samples: Calibration samples for importances and mending.
 
     Raises:
@@ -71,6 +74,7 @@ class PruneChannels(Step):
     rounds: Annotated[int, Gt(0)] = 1
     finetune: Nested | None = None
     reconstruct: bool = True
+    ridge: Annotated[float, Gt(0)] | None = RIDGE
     samples: Annotated[int, Gt(0)] = 512
 
     def __post_init__(self) -> None:
@@ -108,7 +112,7 @@ def prune(how: Any, network: Network, job: Job, candidates: Candidates) -> Netwo
         graph = graph if number == 1 else capture(network)
         removal, notes = _remove(settings, network, graph, job, candidates, target, number / settings.rounds, least)
         if settings.reconstruct and removal.removed:
-            mend(removal.network, original, job, settings.samples)
+            mend(removal.network, original, job, settings.samples, settings.ridge)
         network = removal.network.noting(*notes)
         if settings.finetune is not None and number < settings.rounds:
             folder = None if job.checkpoints is None else job.checkpoints / f"round-{number}"
@@ -156,9 +160,9 @@ def _remove(
             return removal, notes
 
 
-def mend(network: Network, original: Network, job: Job, samples: int) -> None:
+def mend(network: Network, original: Network, job: Job, samples: int, ridge: float | None = RIDGE) -> None:
     """Refit ``network.module`` in place to ``original`` on calibration data, and recalibrate its batch norms."""
     batches = calibration_inputs(network, job, samples)
     if batches:
-        reconstruct(network, original, batches, job.check_time)
+        reconstruct(network, original, batches, job.check_time, ridge=ridge)
         recalibrate_batch_norm(network.module, batches)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from lissom import edits
+from lissom.calibrate.importance import in_a_direction
 from lissom.job import Job
 from lissom.network import flatten_outputs
 
@@ -93,10 +94,14 @@ def importance_of(module: nn.Module, names: Sequence[str], how: str, job: Job, *
 
 
 def gradients(module: nn.Module, names: Sequence[str], job: Job, batch: int, samples: int) -> Iterator[dict[str, Tensor]]:
-    """The gradient of the loss of each batch with respect to the values of the named tensors, summed over aliases."""
+    """The gradient of the loss of each batch with respect to the values of the named tensors, summed over aliases.
+
+    Without labels, of a number whose gradient's mean square is the Fisher information of the answers' divergence: the loss by
+    the network's own best class would say nothing of what it is sure of.
+    """
     tied = edits.aliases(module)
     device = next(module.parameters()).device
-    seen = 0
+    seen, generator = 0, torch.Generator().manual_seed(job.seed)
     with _differentiable(module):
         for inputs, targets in job.data.calibration.batches(batch):
             if seen >= samples:
@@ -105,7 +110,10 @@ def gradients(module: nn.Module, names: Sequence[str], job: Job, batch: int, sam
             with parametrize.cached():  # the tensors that the module computes with are then the very ones asked about
                 places = {(name, alias): edits.live(module, alias) for name in names for alias in tied[name]}
                 outputs = flatten_outputs(module(*(tensor.to(device) for tensor in inputs)))
-                loss = _own_loss(outputs, job) if targets is None else job.loss(outputs, targets.to(device))
+                if targets is None:
+                    loss = in_a_direction(outputs[0], job.data.task == "classify", generator)
+                else:
+                    loss = job.loss(outputs, targets.to(device))
                 unique = list({id(value): value for value in places.values()}.values())
                 found = torch.autograd.grad(loss, unique, allow_unused=True)
             by_value = {id(value): gradient for value, gradient in zip(unique, found, strict=True)}
@@ -120,13 +128,6 @@ def _total(name: str, places: dict[tuple[str, str], Tensor], gradients: Mapping[
         gradient = gradients[identity]
         total = total if gradient is None else total + gradient
     return total
-
-
-def _own_loss(outputs: tuple[Tensor, ...], job: Job) -> Tensor:
-    if job.data.task == "classify":
-        return F.cross_entropy(outputs[0], outputs[0].detach().argmax(1))
-    squares = [output.square().flatten(1).sum(1).mean() / 2 for output in outputs if output.is_floating_point()]
-    return torch.stack(squares).sum()
 
 
 @contextmanager
