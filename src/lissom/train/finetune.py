@@ -97,7 +97,9 @@ class Finetune(Step):
         optimizer: Which one, and its schedule.
         distill: How the teacher is imitated; None for labels alone.
         during: A step that acts while this one trains: ``PruneWeights(schedule=…)``.
-        patience: Stop after this many epochs without a better validation metric, and keep the best; None trains on.
+        patience: Stop after this many epochs without a better validation metric, and keep the best, which may be what the
+            training began with; None trains on. What acts ``during`` training or trains against the file is compared from the
+            first epoch on.
         rate: Train against the archive's bits; a number is the weight of :class:`Rate`. A training loop of your own
             (``train`` of the job) needs to know nothing of it: gradients of the bits are added to those that it takes.
 
@@ -166,6 +168,8 @@ class _Training:
 
     def run(self) -> Network:
         self._resume()
+        if self.epoch == 0 and self.during is None and self.rate is None:
+            self._watch()
         with self.job.progress.task("training", self.settings.epochs * self.steps_per_epoch) as task:
             task.advance(self.epoch * self.steps_per_epoch)
             while self.epoch < self.settings.epochs and not self._out_of_patience():
