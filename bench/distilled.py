@@ -59,8 +59,10 @@ LIBRARY_SAMPLES = {"efficientnet_lite0": 96, "minilm": 256}
 
 ADAM = Optimizer(warmup=0.1)
 TRAINING = {
-    "efficientnet_lite0": Finetune(epochs=6, batch_size=25, learning_rate=1e-4, optimizer=ADAM, distill=Distill(temperature=1.0)),
-    "minilm": Finetune(epochs=2, batch_size=32, learning_rate=2e-4, optimizer=ADAM, distill=Distill()),
+    "efficientnet_lite0": Finetune(
+        epochs=4, batch_size=25, learning_rate=2e-5, optimizer=ADAM, distill=Distill(temperature=4.0), patience=2
+    ),
+    "minilm": Finetune(epochs=2, batch_size=32, learning_rate=2e-4, optimizer=ADAM, distill=Distill(), patience=2),
 }
 
 
@@ -112,7 +114,7 @@ NETWORKS: dict[str, Callable[[int], tuple[Network, Job]]] = {"efficientnet_lite0
 
 def by_channels(network: Network, job: Job, samples: int, **target: float) -> tuple[Network, list[str]]:
     """Whole channels go, the least important first."""
-    made = PruneChannels(multiple=MULTIPLE, samples=samples, ridge=None, **target).apply(network, job)
+    made = PruneChannels(multiple=MULTIPLE, samples=samples, measured=True, ridge=None, **target).apply(network, job)
     return made, list(made.notes)
 
 

@@ -37,3 +37,20 @@ def test_importances_count_for_more_the_fewer_are_left() -> None:
     (group,) = groups(capture(Network(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), (torch.zeros(2, 3),))))
     (ladder,) = ladders([[group]], {group: np.ones(4)})
     assert ladder.costs == pytest.approx((4 / 4, 4 / 3, 4 / 2))
+
+
+def test_measured_ladders_are_told_by_what_removals_do() -> None:
+    """Two layers of equal importances; what follows the first reads it a thousand times as strongly as what follows the second."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    network = Network(module, (torch.zeros(2, 6),))
+    graph = capture(network)
+    found = [ladder for each in groups(graph) for ladder in ladders([[each]], {each: np.linspace(1, 2, each.size)}, 4)]
+    inputs = (torch.randn(64, 6),)
+    told = measured(found, network, graph, inputs, "regress")
+    for before, after in zip(found, told, strict=True):
+        gone = remove(network, graph, kept([before], [1])).network
+        moved = divergence(gone.outputs(*inputs), network.outputs(*inputs), "regress").mean()
+        assert after.costs[0] == pytest.approx(float(moved), rel=1e-4)
+        assert np.allclose(np.divide(after.costs, after.costs[0]), np.divide(before.costs, before.costs[0]))
+        assert after.rungs == before.rungs

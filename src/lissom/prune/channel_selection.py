@@ -14,7 +14,7 @@ from lissom.graph.capture import Graph
 from lissom.graph.cost import macs
 from lissom.graph.groups import Group
 
-__all__ = ["Keep", "Ladder", "ladders", "macs_left", "removed", "select"]
+__all__ = ["Keep", "Ladder", "kept", "ladders", "macs_left", "removed", "select"]
 
 Keep = dict[Group, npt.NDArray[np.bool_]]
 
@@ -107,11 +107,11 @@ def select(
     def at(place: int) -> int:
         return round(place * taking.steps / max(places, 1))
 
-    step = at(_first(places, lambda place: enough(_kept(found, taking.counts(at(place))))))
+    step = at(_first(places, lambda place: enough(kept(found, taking.counts(at(place))))))
     counts = taking.counts(step)
     if trials is None:
         counts = _given_back(found, counts, taking.order[:step], enough)
-    return _kept(found, counts)
+    return kept(found, counts)
 
 
 def _given_back(found: Sequence[Ladder], counts: list[int], taken: Sequence[int], enough: Callable[[Keep], bool]) -> list[int]:
@@ -121,7 +121,7 @@ def _given_back(found: Sequence[Ladder], counts: list[int], taken: Sequence[int]
         if number in needed:
             continue
         fewer = [count - (place == number) for place, count in enumerate(counts)]
-        if enough(_kept(found, fewer)):
+        if enough(kept(found, fewer)):
             counts = fewer
         else:
             needed.add(number)
@@ -166,7 +166,7 @@ def _by_rank(graph: Graph, found: Sequence[Ladder], *, by_macs: bool) -> _Taking
             continue
         half = max(1, len(ladder.rungs) // 2)
         if by_macs:
-            saved = (whole - macs_left(graph, _kept([ladder], [half]))) / half
+            saved = (whole - macs_left(graph, kept([ladder], [half]))) / half
         else:
             saved = sum(part.size for part in ladder.rungs[0])
         highest = 0.0
@@ -184,7 +184,8 @@ def _by_rank(graph: Graph, found: Sequence[Ladder], *, by_macs: bool) -> _Taking
     return _Taking(len(order), counts, order)
 
 
-def _kept(found: Sequence[Ladder], counts: Sequence[int]) -> Keep:
+def kept(found: Sequence[Ladder], counts: Sequence[int]) -> Keep:
+    """What stays of every group when so many rungs of each ladder go."""
     return {
         group: mask
         for ladder, count in zip(found, counts, strict=True)

@@ -24,8 +24,12 @@ from lissom.prune.channel_importance import channel_importance
 from lissom.prune.channel_selection import ladders
 from lissom.prune.channel_targets import Latency, Macs, Ratio, Target
 from lissom.prune.dead import remove_dead
+from lissom.prune.measured_ladders import measured
 
 __all__ = ["PruneChannels", "mend", "prune"]
+
+MEASURED = 32
+"""Calibration samples that removals are measured on."""
 
 
 @step
@@ -45,6 +49,8 @@ class PruneChannels(Step):
             :data:`lissom.prune.channel_importance.CHANNEL_IMPORTANCES`.
         scope: ``"global"``: all groups compete; ``"group"``: every group loses the same share.
         multiple: What is left of a group is a multiple of this, where the group has so many: kernels like 8 or 16.
+        measured: Set the groups of a global scope beside each other by what the removal of a quarter of each really does to the
+            outputs; the importance orders the indices within. A removal and a run for each group.
         least: Share of every group that stays at least, whatever its importance; no layer then becomes very narrow.
         rounds: Go there in so many rounds, each with new importances.
         finetune: What trains the network between rounds, such as ``Finetune(epochs=1)``; None does not train.
@@ -69,6 +75,7 @@ class PruneChannels(Step):
     latency: Annotated[float, Gt(0), Lt(1)] | None = None
     importance: Literal["l1", "l2", "batch_norm", "taylor", "fisher", "activity", "entropy"] = "fisher"
     scope: Literal["global", "group"] = "global"
+    measured: bool = False
     multiple: Annotated[int, Gt(0)] = 1
     least: Annotated[float, Ge(0), Lt(1)] = 0.0
     rounds: Annotated[int, Gt(0)] = 1
@@ -146,7 +153,10 @@ def _remove(
     refused: dict[str, str] = {}
     while True:
         left = [some for each in sets if (some := [group for group in each if group.name not in refused])]
-        keep = target.select(graph, ladders(left, scores, settings.multiple, least), network, scope=settings.scope, after=after)
+        found = ladders(left, scores, settings.multiple, least)
+        if settings.measured:
+            found = measured(found, network, graph, calibration_inputs(network, job, MEASURED, MEASURED)[0], job.data.task)
+        keep = target.select(graph, found, network, scope=settings.scope, after=after)
         removal = remove(network, graph, keep)
         fresh = {name: why for name, why in removal.refused.items() if name not in refused}
         refused.update(fresh)
