@@ -9,8 +9,11 @@ from torch import nn
 
 from lissom.graph.capture import capture
 from lissom.graph.groups import groups
+from lissom.graph.slicing import remove
+from lissom.measure.metrics import divergence
 from lissom.network import Network
-from lissom.prune.channel_selection import ladders, macs_left, select
+from lissom.prune.channel_selection import kept, ladders, macs_left, select
+from lissom.prune.measured_ladders import measured
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -40,7 +43,6 @@ def test_importances_count_for_more_the_fewer_are_left() -> None:
 
 
 def test_measured_ladders_are_told_by_what_removals_do() -> None:
-    """Two layers of equal importances; what follows the first reads it a thousand times as strongly as what follows the second."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
     network = Network(module, (torch.zeros(2, 6),))
@@ -54,3 +56,17 @@ def test_measured_ladders_are_told_by_what_removals_do() -> None:
         assert after.costs[0] == pytest.approx(float(moved), rel=1e-4)
         assert np.allclose(np.divide(after.costs, after.costs[0]), np.divide(before.costs, before.costs[0]))
         assert after.rungs == before.rungs
+
+
+def test_by_measured_ladders_what_hardly_matters_goes_first() -> None:
+    """All indices are said to matter alike, and what removals do tells them apart."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+    with torch.no_grad():
+        module[2].weight.mul_(0.01)
+        module[2].bias.add_(1.0)
+    network = Network(module, (torch.zeros(2, 6),))
+    graph = capture(network)
+    found = [ladder for each in groups(graph) for ladder in ladders([[each]], {each: np.ones(each.size)}, 4)]
+    first, second = measured(found, network, graph, (torch.randn(64, 6),), "regress")
+    assert first.costs[0] < 0.1 * second.costs[0]

@@ -42,7 +42,8 @@ def measured(found: Sequence[Ladder], network: Network, graph: Graph, inputs: tu
         smaller = remove(network, graph, kept([ladder], [first])).network
         return float(divergence(smaller.outputs(*inputs), expected, task).mean()) / foreseen
 
+    scales = [scale(ladder) for ladder in found]
     return [
-        dataclasses.replace(each, costs=tuple(cost * by for cost in each.costs))
-        for each, by in zip(found, map(scale, found), strict=True)
+        dataclasses.replace(ladder, costs=tuple(cost * by for cost in ladder.costs))
+        for ladder, by in zip(found, scales, strict=True)
     ]
