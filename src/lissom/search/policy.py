@@ -43,7 +43,7 @@ CALIBRATION_MACS = 3e10  # of one pass over the samples that channels are ranked
 LIGHT: dict[Goal, float] = {"latency": 1e7, "size": 1e6}
 """MACs, or parameters, under which no library of lighter parts is made: calls cost more than work, training more than factors."""
 
-SCARCE = 512  # calibration samples under which it takes others to say how strongly layers are refitted
+SCARCE = 512  # calibration samples under which channels are told apart by measuring, and layers refitted with care
 SAME_SIZE = 0.10  # outcomes whose goal differs by less are told apart by divergence, where the data cannot decide
 
 
@@ -137,8 +137,10 @@ def latency_recipe(strength: float, epochs: int, limits: Limits, samples: int = 
 
     Strength 0 keeps nine tenths of the multiply-accumulates, strength 1 a tenth.
     """
-    ridge = None if samples < SCARCE else RIDGE
-    fewer = PruneChannels(macs=round(0.9 - 0.8 * strength, 4), multiple=4, ridge=ridge, samples=samples)
+    scarce = samples < SCARCE
+    fewer = PruneChannels(
+        macs=round(0.9 - 0.8 * strength, 4), measured=scarce, multiple=4, ridge=None if scarce else RIDGE, samples=samples
+    )
     return in_integers((fewer, Finetune(epochs=epochs, learning_rate=5e-4, distill=Distill())), limits)
 
 
