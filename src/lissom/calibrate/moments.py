@@ -88,8 +88,8 @@ def collect(
         >>> collect(layer, layer, "0", [(torch.tensor([[1.0], [3.0]]),)]).mean.item()
         2.0
     """
-    halves = collect_halves(module, original, path, batches, rows)
-    return None if halves is None else halves[0] + halves[1]
+    found = _sums(module, original, path, batches, rows, parts=1)
+    return None if found is None else found[0]
 
 
 def collect_halves(
@@ -99,15 +99,29 @@ def collect_halves(
 
     Args and result are those of :func:`collect`, but for the two of them.
     """
+    found = _sums(module, original, path, batches, rows, parts=2)
+    return None if found is None else (found[0], found[1])
+
+
+def _sums(
+    module: nn.Module,
+    original: nn.Module,
+    path: str,
+    batches: Sequence[tuple[Tensor, ...]],
+    rows: Tensor | None,
+    *,
+    parts: int,
+) -> list[Moments] | None:
+    """The moments of each part of the samples: every batch is cut into so many."""
     part: Any = module.get_submodule(path)
     width = math.prod(part.weight.shape[1:])
     if width > LARGEST:
         return None
     units = part.weight.shape[0] if rows is None else len(rows)
     wanted = ROWS_PER_UNKNOWN * width // len(batches) + 1
-    squares = [torch.zeros(width + 1, width + 1, dtype=torch.float64) for _ in range(2)]
-    mixed = [torch.zeros(units, width + 1, dtype=torch.float64) for _ in range(2)]
-    counts = [0, 0]
+    squares = [torch.zeros(width + 1, width + 1, dtype=torch.float64) for _ in range(parts)]
+    mixed = [torch.zeros(units, width + 1, dtype=torch.float64) for _ in range(parts)]
+    counts = [0] * parts
     generator = torch.Generator().manual_seed(0)
     for inputs in batches:
         arrived, answered = seen(module, path, inputs)[0], seen(original, path, inputs)[1]
@@ -116,15 +130,15 @@ def collect_halves(
             return None
         chosen = torch.randperm(columns.shape[0], generator=generator)[:wanted]
         places = columns.shape[0] // len(inputs[0])  # of a sample
-        later = chosen >= (len(inputs[0]) + 1) // 2 * places
-        for half, some in enumerate((chosen[~later], chosen[later])):
+        cut = -(-len(inputs[0]) // parts) * places
+        for number in range(parts):
+            some = chosen[chosen // cut == number]
             x = F.pad(columns[some].double().cpu(), (0, 1), value=1.0)
             y = targets[some].double().cpu()
-            squares[half] += x.T @ x
-            mixed[half] += (y if rows is None else y[:, rows.cpu()]).T @ x
-            counts[half] += len(x)
-    first, second = (Moments(*sums) for sums in zip(squares, mixed, counts, strict=True))
-    return first, second
+            squares[number] += x.T @ x
+            mixed[number] += (y if rows is None else y[:, rows.cpu()]).T @ x
+            counts[number] += len(x)
+    return [Moments(*sums) for sums in zip(squares, mixed, counts, strict=True)]
 
 
 def run_order(network: Network, inputs: tuple[Tensor, ...]) -> list[str]:

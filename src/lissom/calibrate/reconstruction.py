@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lissom import edits
-from lissom.calibrate.moments import LARGEST, Moments, collect_halves, run_order
+from lissom.calibrate.moments import LARGEST, Moments, collect, collect_halves, run_order
 from lissom.network import Network, Scale, Slice
 
 __all__ = ["RIDGE", "kept_rows", "reconstruct"]
@@ -107,14 +107,16 @@ def _refit(
 ) -> bool:
     """Solve ``min |Y - W X|^2 + ridge |W - W0|^2`` from sums over all batches; False where there is nothing to gain."""
     part: Any = pruned.get_submodule(layer.path)
-    halves = collect_halves(pruned, original, layer.path, batches, layer.rows)
-    if halves is None:
+    collecting = (pruned, original, layer.path, batches, layer.rows)
+    halves = collect_halves(*collecting) if ridge is None else None
+    moments = collect(*collecting) if halves is None else halves[0] + halves[1]
+    if moments is None:
         return False
     width = math.prod(part.weight.shape[1:])
     standing = part.weight.detach().flatten(1).double().cpu()
     if part.bias is not None:
         standing = torch.cat([standing, part.bias.detach().double().cpu()[:, None]], 1)
-    fitted = _solved(halves[0] + halves[1], standing, _best_ridge(halves, standing) if ridge is None else ridge)
+    fitted = _solved(moments, standing, ridge or (_best_ridge(halves, standing) if halves else RIDGE))
     if not bool(torch.isfinite(fitted).all()):
         return False
     fitted = fitted.to(part.weight.dtype)

@@ -218,10 +218,8 @@ def _measured(static: Static, candidates: list[Candidate]) -> Candidate:
 
 def _saturates(static: Static, candidate: Candidate) -> bool:
     data = candidate.deployed.to_bytes()
-    return (
-        compare([static.answers(data)], [static.answers(data, optimize=False)], runtime="onnxruntime", kind="integer").cosine
-        < 0.999
-    )
+    got, expected = static.answers(data), static.answers(data, optimize=False)
+    return compare([got], [expected], runtime="onnxruntime", kind="integer").cosine < 0.999
 
 
 def relative_error(got: Sequence[Array], expected: Sequence[Array]) -> float:
