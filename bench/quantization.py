@@ -23,10 +23,7 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
-import os
-import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +33,7 @@ import onnx
 import torch
 
 import structured
-from harness import ROOT, Bench, arguments, shared
+from harness import ROOT, Bench, arguments
 from lissom import edits
 from lissom.data import Arrays, Data
 from lissom.deploy import Deploy, deploy, verify
@@ -54,76 +51,15 @@ from lissom.runtimes import open_file
 from lissom.train.distill import Distill
 from lissom.train.finetune import Finetune, Optimizer
 from lissom.train.losses import default_loss
-from quantization_peers import by_nncf, by_onnxruntime, by_torch, kept
+from quantization_cost import kept, largest_layer, ready
+from quantization_data import ERRORS, NETWORKS, SPLITS, cosine_errors, lite0, minilm, split_of
+from quantization_peers import by_nncf, by_onnxruntime, by_torch
 
 Array = npt.NDArray[Any]
-SPLITS = 5
 BATCH = 20
-SENTENCES = 600
 CALLS = 200
 TARGET = "onnxruntime-cpu"
 CACHE = ROOT / "bench" / "cache" / "quantization"
-
-
-def probe(name: str) -> Any:
-    """A network's definition and data, from the shared folder."""
-    folder = shared("networks")
-    os.environ.setdefault("LAB", str(ROOT / "lab"))
-    if not Path(os.environ["LAB"], "pkgs").exists():
-        print(f"skipped: {os.environ['LAB']}/pkgs is missing; run  {folder}/{name}/get.sh {os.environ['LAB']}")
-        sys.exit(0)
-    sys.path.insert(0, str(folder))
-    import probelib
-
-    return probelib.load(folder / name)
-
-
-@functools.cache
-def lite0() -> tuple[Network, tuple[Array, ...]]:
-    found = probe("efficientnet_lite0")
-    pixels = found.data()[0]
-    return Network(found.model(), (torch.from_numpy(pixels[:2]),)), (pixels,)
-
-
-@functools.cache
-def minilm() -> tuple[Network, tuple[Array, ...]]:
-    """The network, and sentences of STS-B that are padded to one length."""
-    found = probe("all_minilm_l6_v2")
-    import text
-
-    (ids, mask), _ = text.sts()[0]
-    ids, mask = ids[:SENTENCES], mask[:SENTENCES]
-    longest = int(mask.sum(1).max())
-    ids, mask = ids[:, :longest], mask[:, :longest]
-    network = Network(
-        found.model(),
-        tuple(torch.from_numpy(array[:2]) for array in (ids, mask)),
-        input_names=("ids", "mask"),
-        dynamic_axes={"ids": {1: "length"}, "mask": {1: "length"}},
-    )
-    return network, (ids, mask)
-
-
-def divergences(expected: Array, got: Array) -> Array:
-    """KL(expected || got) of the softmax of logits, in nats, for each sample."""
-    p, q = (torch.from_numpy(logits.astype(np.float64)).log_softmax(1) for logits in (expected, got))
-    return (p.exp() * (p - q)).sum(1).numpy()
-
-
-def cosine_errors(expected: Array, got: Array) -> Array:
-    """1 - cosine for each sample."""
-    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
-    return 1 - (expected.astype(np.float64) * got).sum(1) / lengths
-
-
-ERRORS: dict[str, Callable[[Array, Array], Array]] = {"lite0": divergences, "minilm": cosine_errors}
-NETWORKS = {"lite0": lite0, "minilm": minilm}
-
-
-def split_of(samples: tuple[Array, ...], number: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Calibration inputs and those that report."""
-    places = np.arange(len(samples[0])) % SPLITS == number
-    return tuple(part[places] for part in samples), tuple(part[~places] for part in samples)
 
 
 def job_for(network: Network, samples: tuple[Array, ...]) -> Job:
@@ -177,8 +113,8 @@ def int8_row(kind: str, number: int) -> dict[str, Any]:
     folder = CACHE / f"{kind}-{number}"
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / "float.onnx"
-    if not source.exists():
-        deploy(network).save(source)
+    ready()
+    plain = kept(source, lambda: (deploy(network).save(source), answers(source, seen)))
     ours, recipe = folder / "lissom.onnx", INT8[kind]
     made = {"lissom": kept(ours, lambda: ours.write_bytes(by_lissom(recipe, network, seen)))}
     made |= by_onnxruntime(kind, source, network, seen, folder) | by_nncf(kind, network, seen, folder)
@@ -200,7 +136,8 @@ def int8_row(kind: str, number: int) -> dict[str, Any]:
         "ratio_95": bound,
         "bytes": {tool: found.file.stat().st_size for tool, found in made.items()},
         "cpu_seconds": {tool: round(found.seconds, 1) for tool, found in made.items()},
-        "extra_mb": {tool: found.memory for tool, found in made.items() if found.memory is not None},
+        "extra_mb": {tool: found.memory for tool, found in ({"float": plain} | made).items() if found.memory is not None},
+        "largest_layer_mb": round(largest_layer(network, seen) / 1e6),
         "recipe": RECIPES[recipe].in_words(),
     }
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import numpy.typing as npt
 
 from lissom.deploy import Deploy, deploy
 from lissom.network import Network
+from quantization_cost import Made, kept
 
 Array = npt.NDArray[Any]
 NNCF_PYTHON = os.environ.get("NNCF_PYTHON", "/tmp/peers/nncf/bin/python")
@@ -43,45 +42,6 @@ class Reader:
         if number is None:
             return None
         return {name: part[number : number + 1] for name, part in zip(self.names, self.samples, strict=True)}
-
-
-@dataclass(frozen=True)
-class Made:
-    """A quantized file, the CPU seconds that it took to make, and the MB that its process held meanwhile beyond what it had."""
-
-    file: Path
-    seconds: float
-    memory: float | None = None
-
-
-def kept(out: Path, make: Callable[[], Any]) -> Made:
-    """What stands from a run that was stopped, else made now.
-
-    Args:
-        out: The file.
-        make: Writes it; gives the MB beyond what was held before, where another process made it.
-    """
-    note = out.with_suffix(".seconds")
-    if not note.exists():
-        began, held = _cpu_seconds(), _memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the highest mark begins anew
-        memory = make()
-        memory = memory if isinstance(memory, float) else _memory("VmHWM") - held
-        note.write_text(f"{_cpu_seconds() - began:.1f} {memory:.0f}", encoding="utf-8")
-    seconds, *memories = map(float, note.read_text(encoding="utf-8").split())
-    return Made(out, seconds, *memories)
-
-
-def _memory(field: str) -> float:
-    """MB of this process: ``VmRSS`` now, ``VmHWM`` at most."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
-
-
-def _cpu_seconds() -> float:
-    """Of this process, and of those that it waited for."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, kinds))
 
 
 PRODUCTS = {"op_types_to_quantize": ["MatMul", "Gemm", "Gather"]}

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lissom.calibrate.ranges import BINS, Observer, observe, ranges_of
-from lissom.deploy import deploy
+from lissom.deploy import Deploy
+from lissom.deploy.pipeline import plain
 from lissom.errors import DataRefused
 from lissom.grids.ranges import RANGES
 from lissom.network import Network
@@ -56,17 +57,17 @@ def test_a_constant_value_and_an_empty_one_do_no_harm() -> None:
 
 def test_inside_values_of_a_graph_are_seen_whatever_the_batches() -> None:
     made = Network(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), (torch.zeros(2, 4),))
-    model = deploy(made).model
-    hidden = next(node.output[0] for node in model.graph.node if node.op_type == "Relu")
-    samples = torch.randn(50, 4)
-    whole = observe(model, ["input", hidden], [(samples.numpy(),)], samples=50, kind=Observer)
-    parts = observe(model, ["input", hidden], [(part.numpy(),) for part in samples.split(7)], samples=50, kind=Observer)
+    graph = plain(made, Deploy()).editor
+    hidden = next(node.output[0] for node in graph.nodes if node.op_type == "Relu")
+    samples, opened = torch.randn(50, 4), graph.open([hidden])
+    whole = observe(opened, ["input", hidden], [(samples.numpy(),)], samples=50, kind=Observer)
+    parts = observe(opened, ["input", hidden], [(part.numpy(),) for part in samples.split(7)], samples=50, kind=Observer)
     expected = made.module[:2](samples).detach().numpy()
     for seen in (whole, parts):
         assert seen["input"].high == float(samples.max())
         assert seen[hidden].high == pytest.approx(float(expected.max()), rel=1e-5)
         assert int(seen[hidden].counts.sum()) == 300
-    few = observe(model, [hidden], [(samples.numpy(),)], samples=5, kind=Observer)
+    few = observe(opened, [hidden], [(samples.numpy(),)], samples=5, kind=Observer)
     assert int(few[hidden].counts.sum()) == 30
 
 

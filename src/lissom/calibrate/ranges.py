@@ -8,14 +8,12 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
-from onnx import ModelProto
 from torch import Tensor
 
 from lissom.errors import DataRefused
 from lissom.grids.ranges import RANGES
-from lissom.runtimes import Session, open_file
+from lissom.runtimes import Session
 
 __all__ = ["BINS", "Observer", "observe", "ranges_of"]
 
@@ -88,12 +86,12 @@ class Observer:
 
 
 def observe(
-    model: ModelProto, names: Sequence[str], batches: Iterable[Sequence[Array]], *, samples: int, kind: Callable[[], Seen]
+    session: Session, names: Sequence[str], batches: Iterable[Sequence[Array]], *, samples: int, kind: Callable[[], Seen]
 ) -> dict[str, Seen]:
     """Run a graph on calibration data and observe values inside of it.
 
     Args:
-        model: The float graph.
+        session: The float graph, opened with these values among its outputs.
         names: The values to observe; inputs of the graph may be among them.
         batches: Real inputs, one array per input, the batch first.
         samples: How many samples are used at most.
@@ -102,13 +100,9 @@ def observe(
     Raises:
         DataRefused: there is no data, or a value is NaN or infinite on it.
     """
-    inputs = [value.name for value in model.graph.input]
+    inputs = session.input_names
     shown = [name for name in names if name not in inputs]
-    have = {value.name: number for number, value in enumerate(model.graph.output)}
-    added = [name for name in shown if name not in have]
-    places = have | {name: len(have) + number for number, name in enumerate(added)}
-    session = _opened(model, added)
-    del model  # the session has what it needs of it
+    places = {name: number for number, name in enumerate(session.output_names)}
     observers = {name: kind() for name in names}
     left = samples
     size = 1  # the first call shows how many bytes a sample takes
@@ -128,14 +122,6 @@ def observe(
     if left == samples:
         raise DataRefused("calibration takes real inputs, and there are none: give a few dozen samples, without labels")
     return observers
-
-
-def _opened(model: ModelProto, names: Sequence[str]) -> Session:
-    """The graph in ONNX Runtime, with these values among its outputs."""
-    opened = ModelProto()
-    opened.CopyFrom(model)
-    opened.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    return open_file(opened.SerializeToString(), threads=1)
 
 
 def ranges_of(

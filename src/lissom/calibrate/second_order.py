@@ -166,6 +166,7 @@ def gptq(rows: Tensor, h: Tensor, lattice: Lattice, block: int = 128) -> Tensor:
     back = order.argsort(1)
     h = _ordered(_raised(h, DAMPING), order)
     upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True).to(rows.dtype)
+    h = h.to(rows.dtype)
     index = order[:, None, :].expand_as(rows)
     w = rows.gather(2, index).clone()
     kept = None if lattice.kept is None else lattice.kept.gather(2, index)
@@ -181,7 +182,7 @@ def gptq(rows: Tensor, h: Tensor, lattice: Lattice, block: int = 128) -> Tensor:
             w[..., i:end] -= error[..., None] * upper[:, None, i, i:end]
             errors[..., i - start] = error
         w[..., end:] -= errors @ upper[:, start:end, end:]
-    return descent(rows, _ordered(h, back).to(rows.dtype), values.gather(2, back[:, None, :].expand_as(rows)), lattice)
+    return descent(rows, _ordered(h, back), values.gather(2, back[:, None, :].expand_as(rows)), lattice)
 
 
 def descent(rows: Tensor, h: Tensor, values: Tensor, lattice: Lattice, sweeps: int = 2, block: int = 128) -> Tensor:

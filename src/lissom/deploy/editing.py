@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import copy as copying
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    StringStringEntryProto,
+    TensorProto,
+    external_data_helper,
+    helper,
+    numpy_helper,
+)  # fmt: skip
 
 from lissom.errors import DeployFailed
+from lissom.runtimes import Parts, Session, open_file
 
 __all__ = ["Editor", "attributes", "hollow", "make_node", "rename_values"]
 
 Array = npt.NDArray[Any]
+LARGE = 2**12
+"""Bytes from which on a runtime reads a constant where it is."""
+SHARED = frozenset(map(np.dtype, ("float32", "float64", "float16", "int8", "uint8", "int32", "int64")))
+"""Types of constants that it can be given so."""
 
 
 class Editor:
@@ -30,7 +45,7 @@ class Editor:
     def __init__(self, model: ModelProto, parameters: Iterable[str] = ()) -> None:
         self.model = hollow(model)
         graph = model.graph
-        self.nodes: list[NodeProto] = list(graph.node)
+        self.nodes: list[NodeProto] = list(self.model.graph.node)  # a node of the model's own would hold all of it
         self.constants: dict[str, Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         self.parameters = set(parameters)
         self.permutations: dict[str, tuple[int, ...]] = {}
@@ -159,11 +174,27 @@ class Editor:
                 stack.extend((other, False) for other in reversed(before) if id(other) not in placed)
         self.nodes = order
 
-    def close(self, *, keep_names: bool = False) -> ModelProto:
+    def open(self, added: Iterable[str] = (), *, optimize: bool = True) -> Session:
+        """The graph as it stands in ONNX Runtime, which reads its weights where they are: there is no second copy of them.
+
+        Args:
+            added: Values that become outputs, behind the graph's own, where they are neither inputs nor outputs already.
+            optimize: Whether the runtime may rewrite the graph.
+        """
+        large = {name: array for name, array in self.constants.items() if array.nbytes >= LARGE and array.dtype in SHARED}
+        model = self.copy().close(apart=large)
+        shown = [name for name in added if name not in self.inputs and name not in self.outputs]
+        model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in shown)
+        declared = [tensor.name for tensor in model.graph.initializer if external_data_helper.uses_external_data(tensor)]
+        held = {name: np.ascontiguousarray(large[name]) for name in declared}
+        return open_file(Parts(model.SerializeToString(), held), optimize=optimize)
+
+    def close(self, *, keep_names: bool = False, apart: Collection[str] = ()) -> ModelProto:
         """The edited model: nodes in order, named by operator and number, constants in the order of their use.
 
         Args:
             keep_names: Leave the names that nodes have, and what the model says about itself.
+            apart: Constants that are only declared, as external data: their values are not in the model.
         """
         self.sort()
         model = ModelProto()
@@ -185,9 +216,20 @@ class Editor:
         used = dict.fromkeys(name for node in self.nodes for name in reads(node))
         used.update(dict.fromkeys(self.outputs))
         for name in used:
-            if name in self.constants:
+            if name in apart:
+                graph.initializer.append(_declared(name, self.constants[name]))
+            elif name in self.constants:
                 graph.initializer.append(numpy_helper.from_array(self.constants[name], name))
         return model
+
+
+def _declared(name: str, array: Array) -> TensorProto:
+    """A constant without its values, which stand beside the file."""
+    tensor = TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
+    tensor.data_location = TensorProto.EXTERNAL
+    fields = {"location": "memory", "offset": "0", "length": str(array.nbytes)}
+    tensor.external_data.extend(StringStringEntryProto(key=key, value=value) for key, value in fields.items())
+    return tensor
 
 
 def hollow(model: ModelProto) -> ModelProto:

@@ -109,10 +109,8 @@ def _reason(network: Network, error: Exception) -> str:
     )
 
 
-def _bare(model: ModelProto, network: Network) -> ModelProto:
-    """The model without what the exporter noted about this run, and with the network's names."""
-    bare = ModelProto()
-    bare.CopyFrom(model)
+def _bare(bare: ModelProto, network: Network) -> ModelProto:
+    """The model, changed in place: without what the exporter noted about this run, and with the network's names."""
     bare.ir_version = IR_VERSION
     bare.producer_name, bare.producer_version = "lissom", ""
     del bare.metadata_props[:]

@@ -65,4 +65,4 @@ def _alone(static: Static, nodes: Sequence[NodeProto], steps: Mapping[str, integ
         editor.constants[weight] = rounded.transpose(editor.permutations.get(weight, range(rounded.ndim)))
     own = {value: steps[static.made.shared.get(value, value)] for value in values}
     integers.place(editor, integers.Plan(twins, observed=values), own, symmetric=static.target.symmetric)
-    return relative_error(static.answers(editor.close().SerializeToString()), static.expected)
+    return relative_error(static.answers(editor.open()), static.expected)

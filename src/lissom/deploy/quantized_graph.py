@@ -15,7 +15,7 @@ from lissom import edits
 from lissom.codec.tensors import Quantized, Uniform
 from lissom.deploy import targets
 from lissom.deploy.deployed import Binding, Deployed
-from lissom.deploy.editing import Editor, hollow
+from lissom.deploy.editing import Editor
 from lissom.deploy.finish import Plain, finish
 from lissom.deploy.integer_weights import IntegerTypes, integer_nodes, place_weights
 from lissom.deploy.operators import weight_axis
@@ -90,7 +90,7 @@ def quantize_graph(
     chosen = chosen_activations(static)
     editor = static.activations(chosen.ranges, chosen.types, own_scales=True, own_ranges=own_ranges)
     model = editor.close(keep_names=source.keep_names)
-    like, integer = source.network, integer_nodes(Editor(model))
+    like, integer = source.network, integer_nodes(editor)
     network = read_onnx(model, like.example_inputs)
     names = torch_names([tensor.name for tensor in model.graph.initializer])
     for node, _ in integer:
@@ -99,8 +99,8 @@ def quantize_graph(
         owner.channel_axes = {**getattr(owner, "channel_axes", {}), attribute: weight_axis(node)}
     held = {original_name(name) for name in edits.state_dict(network.module)}
     graph = QuantizedGraph(
-        model=_without(model, held),
-        original=_without(static.float_model(), held),
+        model=_without(editor, held, keep_names=source.keep_names),
+        original=_without(static.editor, held),
         weights={node.input[1]: names[node.input[1]] for node, _ in integer},
         settings=chosen,
         permutations=dict(editor.permutations),
@@ -118,11 +118,11 @@ def quantize_graph(
     ).noting(*static.notes)
 
 
-def _without(model: ModelProto, names: Collection[str]) -> ModelProto:
-    """The model without these constants."""
-    bare = hollow(model)
-    bare.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name not in names)
-    return bare
+def _without(editor: Editor, names: Collection[str], *, keep_names: bool = False) -> ModelProto:
+    """The graph without these constants."""
+    bare = editor.copy()
+    bare.constants = {name: array for name, array in bare.constants.items() if name not in names}
+    return bare.close(keep_names=keep_names)
 
 
 def is_quantized_graph(network: Network) -> bool:

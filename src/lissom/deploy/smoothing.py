@@ -82,7 +82,7 @@ def smooth(
     products = {value: found for value in users if (found := _products(editor, value, users, held))}
     if not products:
         return {}
-    seen = observe(editor.copy().close(), list(products), batches, samples=samples, kind=Channels)
+    seen = observe(editor.open(products), list(products), batches, samples=samples, kind=Channels)
     carried: dict[str, tuple[str, int]] = {}
     for value, nodes in products.items():
         factor = _factor(seen[value], np.concatenate([_by_input(editor, node) for node in nodes], 1), bits)

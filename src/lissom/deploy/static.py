@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from onnx import ModelProto
 
 from lissom.calibrate.ranges import Observer, observe, ranges_of
 from lissom.codec.tensors import Quantized
@@ -26,7 +25,7 @@ from lissom.deploy.verify import compare
 from lissom.deploy.weights import place_levels
 from lissom.errors import UsageError
 from lissom.measure.latency import time_in_turns
-from lissom.runtimes import open_file
+from lissom.runtimes import Session, open_file
 
 __all__ = ["NONE", "TRIED", "Static", "chosen_activations", "deploy_static", "relative_error"]
 
@@ -73,17 +72,14 @@ class Static:
             raise UsageError(
                 "no operator of this network has an integer kernel: use precision 'float32', 'float16' or 'int8-dynamic'"
             )
-        self.observers = observe(self.float_model(), self.made.observed, arrays, samples=settings.samples, kind=Observer)
+        self.observers = observe(
+            self.editor.open(self.made.observed), self.made.observed, arrays, samples=settings.samples, kind=Observer
+        )
         self.shown = _first(arrays, COMPARED)
-        self.expected = self.answers(self.float_model().SerializeToString())
+        self.expected = self.answers(self.editor.open())
 
-    def float_model(self) -> ModelProto:
-        """The float graph as a model: made anew, since it holds all weights."""
-        return self.editor.copy().close()
-
-    def answers(self, model: bytes, *, optimize: bool = True) -> tuple[Array, ...]:
+    def answers(self, session: Session) -> tuple[Array, ...]:
         """What a file gives on the samples that candidates are compared on."""
-        session = open_file(model, optimize=optimize)
         starts = range(0, len(self.shown[0]), AT_ONCE)
         pieces = [session(*(array[start : start + AT_ONCE] for array in self.shown)) for start in starts]
         return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
@@ -154,7 +150,7 @@ class Static:
 
     def _error(self, deployed: Deployed) -> float:
         """Relative squared error of the outputs, as the file says they are: the runtime's own kernels are verify's affair."""
-        return relative_error(self.answers(deployed.to_bytes()), self.expected)
+        return relative_error(self.answers(open_file(deployed.to_bytes())), self.expected)
 
 
 def deploy_static(source: Plain, settings: Deploy, calibration: Iterable[Sequence[Any]] | None) -> Deployed:
@@ -218,7 +214,7 @@ def _measured(static: Static, candidates: list[Candidate]) -> Candidate:
 
 def _saturates(static: Static, candidate: Candidate) -> bool:
     data = candidate.deployed.to_bytes()
-    got, expected = static.answers(data), static.answers(data, optimize=False)
+    got, expected = (static.answers(open_file(data, optimize=optimize)) for optimize in (True, False))
     return compare([got], [expected], runtime="onnxruntime", kind="integer").cosine < 0.999
 
 

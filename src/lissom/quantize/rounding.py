@@ -102,7 +102,8 @@ class RoundWeights(Step):
         values = layer.weight(ROUNDINGS[self.method](target, found.covariance, lattice), weight)
         edits.latent(module, layer.name).data = values  # not in the old memory, with which the float network is walked
         edits.attach(module, layer.name, grid=grid)
-        layer.walk.replace(layer.name, edits.value(module, layer.name))
+        edits.latent(module, layer.name).data = value = edits.value(module, layer.name)  # the same but for rounding: kept once
+        layer.walk.replace(layer.name, value)
         add_to_outputs(module, layer, mean_error(layer, wanted))
 
     def _grid(self, weight: Tensor, energy: Tensor, axis: int, bits: int) -> Affine:

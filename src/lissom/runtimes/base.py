@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,11 +14,24 @@ import numpy.typing as npt
 
 from lissom.errors import MissingExtra, UsageError
 
-__all__ = ["RUNTIMES", "Array", "FixedBatch", "Model", "Runtime", "Session", "available", "open_file"]
+__all__ = ["RUNTIMES", "Array", "FixedBatch", "Model", "Parts", "Runtime", "Session", "available", "open_file"]
 
 Array = npt.NDArray[Any]
 Model = str | os.PathLike[str] | bytes
 """A file, or the bytes of one."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An ONNX file whose large constants are arrays beside it: ONNX Runtime reads them where they are, and copies none.
+
+    Args:
+        data: The bytes of the file, in which these constants are declared as external data.
+        constants: Their values by name; they must not change while the file is open.
+    """
+
+    data: bytes
+    constants: Mapping[str, Array]
 
 
 class Session(Protocol):
@@ -92,7 +105,8 @@ def open_file(model: Any, runtime: str = "onnxruntime", *, threads: int = 1, opt
     """Open a file in a runtime.
 
     Args:
-        model: A path or the bytes of an ONNX file; for ``"torch"``, a network or a module as well.
+        model: A path or the bytes of an ONNX file; for ``"torch"``, a network or a module as well; for ``"onnxruntime"``,
+            :class:`Parts` as well.
         runtime: A name of the table.
         threads: How many threads one call may use.
         optimize: Whether the runtime may rewrite the graph; False runs the operators one by one, as written.

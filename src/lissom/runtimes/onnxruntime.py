@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from lissom.errors import DeployFailed
-from lissom.runtimes.base import Array, FixedBatch, Model
+from lissom.runtimes.base import Array, FixedBatch, Model, Parts
 
 __all__ = ["OnnxRuntimeSession", "open_onnxruntime", "profile_onnxruntime"]
 
@@ -29,10 +29,11 @@ FAILURES = (
 class OnnxRuntimeSession(FixedBatch):
     """A file opened in ONNX Runtime."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, label: str) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, label: str, constants: Mapping[str, Array] | None = None) -> None:
         super().__init__([value.shape[0] if value.shape else None for value in session.get_inputs()])
         self.session = session
         self._label = label
+        self._constants = constants  # the session reads them where they are
         self.input_names: tuple[str, ...] = tuple(value.name for value in session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(value.name for value in session.get_outputs())
 
@@ -44,15 +45,22 @@ class OnnxRuntimeSession(FixedBatch):
             raise DeployFailed(f"{self._label} does not run on {shapes}: {_first_line(error)}") from error
 
 
-def open_onnxruntime(model: Model, *, threads: int = 1, optimize: bool = True) -> OnnxRuntimeSession:
+def open_onnxruntime(model: Model | Parts, *, threads: int = 1, optimize: bool = True) -> OnnxRuntimeSession:
     """Open an ONNX file in ONNX Runtime on the CPU (see :func:`lissom.runtimes.open_file`)."""
     options = _options(threads)
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    constants: Mapping[str, Array] = {}
+    if isinstance(model, Parts):
+        constants, model = model.constants, model.data
+        options.add_external_initializers(
+            list(constants), [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in constants.values()]
+        )
     data = model if isinstance(model, bytes) else os.fspath(model)
     label = "the file" if isinstance(data, bytes) else data
     try:
-        return OnnxRuntimeSession(onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"]), label)
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return OnnxRuntimeSession(session, label, constants)
     except FAILURES as error:
         raise DeployFailed(f"ONNX Runtime cannot open {label}: {_first_line(error)}") from error
 
