@@ -112,7 +112,9 @@ class Layer:
             within &= (taps >= 0) & (taps < x.shape[2 + axis])
             index.append(taps.clamp(0, x.shape[2 + axis] - 1))
         # Only what the chosen positions read is ever copied: [positions, kernel, channels]; beside the input there is zero.
-        patches = x.movedim(1, -1)[(sample.reshape(-1, *[1] * len(places)), *index)] * within[..., None]
+        patches = x.movedim(1, -1)[(sample.reshape(-1, *[1] * len(places)), *index)]
+        if not within.all():
+            patches.mul_(within[..., None])
         return patches.movedim(-1, 1).reshape(len(chosen), self.groups, -1).transpose(0, 1)
 
     def outputs(self, batch: int, chosen: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lissom.calibrate.layers import Layer
 
@@ -59,32 +58,35 @@ def statistics(layer: Layer, wanted: Layer, seed: int = 0, *, halves: bool = Fal
     batches = len(layer.walk.waiting)
     parts = 2 if halves and batches > 1 else 1
     squares: list[Tensor] = [torch.zeros(())] * parts
-    mixed, counts = torch.zeros(()), [0] * parts
+    sums: list[Tensor] = [torch.zeros((), dtype=torch.float64)] * parts
+    mixed = answers = torch.zeros((), dtype=torch.float64)
+    counts = [0] * parts
     for batch in range(batches):
         wanted_rows = max(ROWS_PER_UNKNOWN * math.prod(layer.walk.shape(layer.weight_node)[1:]), LEAST_ROWS) // batches + 1
         chosen = torch.randperm(layer.positions(batch), generator=generator)[:wanted_rows]
-        x = F.pad(layer.inputs(batch, chosen), (0, 1), value=1.0)
+        x, y = layer.inputs(batch, chosen).contiguous(), wanted.outputs(batch, chosen)  # groups apart
         part, square = batch % parts, x.transpose(1, 2) @ x
         squares[part] = squares[part].add_(square) if counts[part] else square.double()
+        sums[part] = sums[part] + x.sum(1).double()
+        mixed, answers = mixed + (y.transpose(1, 2) @ x).double(), answers + y.sum(1).double()
         counts[part] += len(chosen)
-        mixed = mixed + (wanted.outputs(batch, chosen).transpose(1, 2) @ x).double()
     total, count = squares[0] + squares[1] if parts > 1 else squares[0], sum(counts)
     # Of few samples, or of inputs that hardly vary, nothing would be left but the rounding of the sums.
-    floor = FLOOR * total[:, :-1, :-1].diagonal(dim1=1, dim2=2).mean(1, keepdim=True) / count
-    mean, answer = total[:, :-1, -1] / count, mixed[:, :, -1] / count
+    floor = FLOOR * total.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) / count
+    whole = sums[0] + sums[1] if parts > 1 else sums[0]
+    mean, answer = whole / count, answers / count
 
-    def around_mean(sums: Tensor, positions: int) -> Tensor:
-        own = sums[:, :-1, -1] / positions
-        covariance = sums[:, :-1, :-1].div_(positions).baddbmm_(own[:, :, None], own[:, None, :], alpha=-1)
+    def around_mean(square: Tensor, own: Tensor, positions: int) -> Tensor:
+        covariance = square.div_(positions).baddbmm_(own[:, :, None], own[:, None, :], alpha=-1 / positions**2)
         covariance.diagonal(dim1=1, dim2=2).add_(floor)
         return covariance
 
     return Statistics(
-        around_mean(total, count),
-        mixed[:, :, :-1] / count - answer[:, :, None] * mean[:, None, :],
+        around_mean(total, whole, count),
+        mixed / count - answer[:, :, None] * mean[:, None, :],
         mean,
         answer,
-        tuple(map(around_mean, squares, counts)) if parts > 1 else None,
+        tuple(map(around_mean, squares, sums, counts)) if parts > 1 else None,
     )
 
 

@@ -13,8 +13,6 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from lissom.calibrate.heap import give_back
-
 __all__ = ["ROOM", "Waiting"]
 
 Key = TypeVar("Key", bound=Hashable)
@@ -99,7 +97,6 @@ class Waiting(Generic[Key]):
             self._taken[batch] = 0
             self._put_away()
             self._current = batch
-            give_back()
             for name, value in self._batches[batch].items():
                 if isinstance(value, _File):
                     self._read[name] = _Read(value)
