@@ -63,7 +63,6 @@ def dtype_named(name: str) -> np.dtype[Any]:
 
 def bits_of(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """A view of the same bytes as unsigned integers; a complex number becomes two along a new last axis."""
-    half = _HALVES.get(array.dtype.name)
-    if half is not None:
-        array = array.reshape(-1).view(half).reshape(*array.shape, 2)
+    if array.dtype.kind == "c":
+        array = array.reshape(-1).view(_HALVES[array.dtype.name]).reshape(*array.shape, 2)
     return array.view(f"u{array.dtype.itemsize}")

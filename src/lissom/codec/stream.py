@@ -67,7 +67,7 @@ class Stream:
     def _run(self, kernel: Any, room: int, *arguments: Any) -> Any:
         """Call a kernel with a buffer for its bytes; when encoding, keep them."""
         if self.decoding:
-            if int(self._state[3]) > len(self._input) + 64:
+            if self._state.item(3) > len(self._input) + 64:
                 raise CorruptArchive("a payload ends before what it declares: the file is truncated or was altered")
             return kernel(True, self._input, self._state, *arguments)
         buffer = np.empty(room + 64, np.uint8)  # pages that stay untouched cost nothing
