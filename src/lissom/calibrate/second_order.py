@@ -126,7 +126,7 @@ def refitted(rows: Tensor, found: Statistics, ridge: float) -> Tensor:
     """
     standing = rows.double()
     h = found.covariance
-    change = torch.linalg.solve(_raised(h, ridge), (found.common - standing @ h).transpose(1, 2)).transpose(1, 2)
+    change = torch.linalg.solve(_raised(h.clone(), ridge), (found.common - standing @ h).transpose(1, 2)).transpose(1, 2)
     fitted = (standing + change).to(rows.dtype)
     return fitted if bool(torch.isfinite(fitted).all()) else rows
 
@@ -166,9 +166,13 @@ def gptq(rows: Tensor, h: Tensor, lattice: Lattice, block: int = 128) -> Tensor:
     """
     order = h.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
     back = order.argsort(1)
-    h = _ordered(_raised(h, DAMPING), order)
-    upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True).to(rows.dtype)
-    h = h.to(rows.dtype)
+    h = _raised(_ordered(h, order), DAMPING)
+    lower = torch.linalg.cholesky(h)
+    h = h.to(rows.dtype)  # of the exact ones, no more stand at a time than are needed
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    upper = torch.linalg.cholesky(inverse, upper=True).to(rows.dtype)
+    del inverse
     index = order[:, None, :].expand_as(rows)
     w = rows.gather(2, index).clone()
     kept = None if lattice.kept is None else lattice.kept.gather(2, index)
@@ -214,7 +218,7 @@ def adaround(rows: Tensor, h: Tensor, lattice: Lattice, iterations: int = 1000) 
 
     The choice is relaxed to ``clip(1.2 sigmoid(v) - 0.1, 0, 1)``, and a regulariser that sharpens drives it to 0 or 1.
     """
-    h = _raised(h, DAMPING).to(rows.dtype)
+    h = _raised(h.clone(), DAMPING).to(rows.dtype)
     scale = lattice.scale.expand_as(rows)
     floor = (rows / scale).floor()
     rest = (rows / scale - floor).clamp(0.01, 0.99)
@@ -247,14 +251,13 @@ ROUNDINGS: dict[str, Callable[[Tensor, Tensor, Lattice], Tensor]] = {"nearest": 
 
 
 def _raised(h: Tensor, share: float) -> Tensor:
-    """H with so much added to its diagonal, relative to the diagonal's mean: it can be inverted then.
+    """H, changed in place: with so much added to its diagonal, relative to the diagonal's mean, it can be inverted.
 
     An input that is always the same counts as one of mean energy.
     """
     diagonal = h.diagonal(dim1=1, dim2=2)
-    raised = h.clone()
-    raised.diagonal(dim1=1, dim2=2).add_(share * diagonal.mean(1, keepdim=True).clamp(min=1e-12))
-    return raised
+    diagonal.add_(share * diagonal.mean(1, keepdim=True).clamp(min=1e-12))
+    return h
 
 
 def _ordered(h: Tensor, order: Tensor) -> Tensor:
