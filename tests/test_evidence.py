@@ -7,6 +7,8 @@ from torch import nn
 
 import lissom
 from lissom.evidence import _exceeds, _limits, _no_faster, _what_did_not_pay
+from lissom.quantize.activations import QuantizeActivations
+from lissom.quantize.rounding import RoundWeights
 from lissom.report.record import Latency, MetricFigures, Percentiles
 from lissom.search.limits import Limits
 from lissom.search.trial import Outcome
@@ -46,6 +48,27 @@ def test_layers_of_an_integer_file_are_counted_as_its_levels() -> None:
     assert convolution.ms_before is not None
     assert linear.ms_after is not None
     assert record.peak_memory is None or record.peak_memory.after > 0
+
+
+@pytest.mark.parametrize("transformer", [False, True])
+def test_layers_of_a_quantized_graph_are_those_of_the_network(transformer: bool) -> None:
+    torch.manual_seed(0)
+    if transformer:
+        module = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 4))
+        shape = (64, 8)
+    else:
+        module = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(576, 4))
+        shape = (64, 1, 8, 8)
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    recipe = lissom.Recipe((QuantizeActivations(types="U8S8", ranges="minmax", smooth=transformer), RoundWeights(bits=8)))
+    record = lissom.compress(lissom.Network(module.eval(), (torch.from_numpy(x[:2]),)), x, recipe=recipe, task="classify").record
+    assert len(record.layers) == (3 if transformer else 2)
+    for layer in record.layers:
+        assert layer.macs is not None
+        assert layer.macs.after == layer.macs.before > 0, layer.name
+        assert layer.ms_after is not None, layer.name
+    assert record.macs is not None
+    assert sum(layer.macs.after for layer in record.layers if layer.macs) == record.macs.after == record.macs.before
 
 
 METRIC = MetricFigures(name="accuracy", unit="share", split="test", n=100, before=0.98, after=0.97, drop=0.01)

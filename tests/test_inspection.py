@@ -10,8 +10,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from lissom.cli import app
+from lissom.deploy import deploy
 from lissom.inspection import inspect
 from lissom.network import Network
+from lissom.networks.onnx import read_onnx
 
 
 def network() -> Network:
@@ -33,6 +35,15 @@ def test_layers_costs_groups_and_reasons():
     assert "kernel" in reasons["0.weight[2]"]
     assert found.unknown == ()
     assert 0.9 < found.prunable < 1
+
+
+def test_a_file_has_the_same_work_in_the_same_layers(tmp_path):
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    made = Network(module, (torch.randn(2, 1, 4, 4),))
+    deploy(made).save(tmp_path / "model.onnx")
+    read = inspect(read_onnx(tmp_path / "model.onnx"))
+    assert {layer.name: layer.macs for layer in read.layers} == {layer.name: layer.macs for layer in inspect(made).layers}
+    assert [layer.macs for layer in read.layers if layer.macs is not None] == [4 * 4 * 9, 48]
 
 
 def test_what_cannot_be_captured_is_still_listed_and_said():

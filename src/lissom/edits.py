@@ -26,7 +26,7 @@ from lissom.network import Network
 
 __all__ = [
     "ValueEdit", "aliases", "attach", "bake", "copy", "copy_module", "edit_of", "edited", "latent", "live", "quantized",
-    "selected", "state_dict", "tensors", "value", "weights",
+    "selected", "state_dict", "tensors", "users_name", "value", "weights",
 ]  # fmt: skip
 
 
@@ -204,6 +204,15 @@ def _tied(module: nn.Module) -> list[tuple[str, ...]]:
         for attribute, parameter in _own_parameters(owner):
             groups.setdefault(id(parameter), []).append(f"{prefix}.{attribute}" if prefix else attribute)
     return [tuple(names) for names in groups.values()]
+
+
+def users_name(name: str) -> str:
+    """The user's name of a weight that a graph, or the file of one, holds folded or smoothed.
+
+    >>> users_name("stem.folded.weight")
+    'stem.weight'
+    """
+    return f".{name}".replace(".smoothed.", ".").replace(".folded.", ".").removeprefix(".")
 
 
 def state_dict(module: nn.Module) -> dict[str, Tensor]:

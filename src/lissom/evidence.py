@@ -15,8 +15,8 @@ from lissom import edits
 from lissom.codec import decode, encode
 from lissom.codec.tensors import Quantized
 from lissom.errors import ModelRefused
-from lissom.graph.capture import capture
-from lissom.graph.cost import Cost, cost
+from lissom.graph.capture import Graph, capture
+from lissom.graph.cost import layer_costs
 from lissom.measure.machine import machine, versions
 from lissom.measure.memory import peak_memory
 from lissom.measure.profile import layer_seconds
@@ -77,7 +77,7 @@ def gather(
     deploy = dataclasses.replace(chosen.recipe.deploy, **outcome.choices)
     metric = _metric(trials, chosen, limits)
     latency = _latency(trials, chosen)
-    before, after = _cost(trials.network), _cost(made)
+    before, after = _graph(trials.network), _graph(made)
     sizes = Bytes(source=_source_bytes(trials.network), onnx=outcome.onnx, archive=outcome.archive, weights_only=outcome.weights)
     return Record(
         model=trials.network.source.location or type(trials.network.module).__name__,
@@ -234,14 +234,14 @@ class _Side:
     seconds: dict[str, float]
 
 
-def _side(network: Network, file: Path, cost: Cost | None, trials: Trials, archive: Path | None = None) -> _Side:
+def _side(network: Network, file: Path, graph: Graph | None, trials: Trials, archive: Path | None = None) -> _Side:
     tensors = _by_module(edits.tensors(network.module))
     stored = tensors if archive is None else _by_module(decode(archive.read_bytes()).tensors)
-    macs = {} if cost is None else {layer.module: layer.macs for layer in cost.layers}
+    macs = {} if graph is None else {layer.module: layer.macs for layer in layer_costs(graph)}
     return _Side(tensors, stored, macs, layer_seconds(file, trials.sample, tensors))
 
 
-def _sides(trials: Trials, chosen: Candidate, made: Network, before: Cost | None, after: Cost | None) -> tuple[_Side, _Side]:
+def _sides(trials: Trials, chosen: Candidate, made: Network, before: Graph | None, after: Graph | None) -> tuple[_Side, _Side]:
     """The layers before and after; those of an integer file are stored as its own levels, not as the network's floats."""
     folder = trials.workspace.trial(chosen.name)
     archive = None if chosen.recipe.deploy.precision == "float32" else folder / "model.lissom"
@@ -285,14 +285,15 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def _by_module(tensors: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Floating tensors by the module that holds them (a folded one by its layer's), tied ones under their first name only."""
+    """Floating tensors by the module that holds them, all by the user's names, tied ones under their first name only."""
     found: dict[str, dict[str, Any]] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
         floating = isinstance(tensor, Quantized) or np.issubdtype(tensor.dtype, np.floating)
         if floating and id(tensor) not in seen:
             seen.add(id(tensor))
-            found.setdefault(name.replace(".folded", "").rpartition(".")[0], {})[name] = tensor
+            known = edits.users_name(name)
+            found.setdefault(known.rpartition(".")[0], {})[known] = tensor
     return found
 
 
@@ -300,10 +301,10 @@ def _dense(tensor: Any) -> np.ndarray[Any, Any]:
     return np.asarray(tensor.dense() if isinstance(tensor, Quantized) else tensor)
 
 
-def _cost(network: Network) -> Cost | None:
-    """MACs by layer; None where the graph cannot be captured, which costs the report a column and nothing else."""
+def _graph(network: Network) -> Graph | None:
+    """The graph, for its MACs; None where it cannot be captured, which costs the report a column and nothing else."""
     try:
-        return cost(network, capture(network))
+        return capture(network)
     except ModelRefused:
         return None
 

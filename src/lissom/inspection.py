@@ -204,6 +204,7 @@ def _layers(network: Network, by_module: dict[str, LayerCost]) -> list[LayerFact
     facts = []
     for name, parameter in edits.weights(network.module):
         holder = name.rpartition(".")[0]
+        layer = by_module.get(edits.users_name(name).rpartition(".")[0])
         tensor = stored[name]
         edit = edits.edit_of(network.module, name)
         values = edits.value(network.module, name)
@@ -216,7 +217,7 @@ def _layers(network: Network, by_module: dict[str, LayerCost]) -> list[LayerFact
                 bytes=parameter.numel() * parameter.element_size(),
                 sparsity=float((values == 0).float().mean()) if parameter.numel() else 0.0,
                 grid=type(edit.grid).__name__ if isinstance(tensor, Quantized) and edit is not None else "",
-                macs=by_module[holder].macs if holder in by_module and parameter.ndim > 1 else None,
+                macs=layer.macs if layer is not None and parameter.ndim > 1 else None,
             )
         )
     return facts

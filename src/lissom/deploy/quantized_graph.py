@@ -36,7 +36,6 @@ __all__ = [
     "is_quantized_graph",
     "quantize_graph",
     "return_weights",
-    "users_name",
     "weight_names",
     "wide_weights",
 ]
@@ -152,15 +151,6 @@ def weight_names(network: Network) -> dict[str, str]:
     return dict(graph_of(network).weights)
 
 
-def users_name(graph_name: str) -> str:
-    """The user's name of a weight that the graph holds folded or smoothed.
-
-    >>> users_name("stem.folded.weight")
-    'stem.weight'
-    """
-    return f".{graph_name}".replace(".smoothed.", ".").replace(".folded.", ".").removeprefix(".")
-
-
 def float_twin(network: Network) -> Network:
     """The same graph with the same weights and without the pairs of its activations: what rounding should come near."""
     state = edits.state_dict(network.module)
@@ -228,7 +218,7 @@ def return_weights(trained: Network, folded: Network) -> Network:
     own = dict(edits.weights(result.module))
     held = {original_name(key): stored for key, stored in edits.tensors(trained.module).items()}
     for graph_name, stored in held.items():
-        name = users_name(graph_name)
+        name = edits.users_name(graph_name)
         if name not in own:
             continue
         array = np.asarray(stored.dense() if isinstance(stored, Quantized) else stored)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lissom import edits
 from lissom.graph.axes import Atom, kept
-from lissom.graph.capture import Graph, capture
+from lissom.graph.capture import Graph, Node, capture
 from lissom.graph.rules import Axes
 from lissom.network import Network
 
@@ -80,10 +80,10 @@ def cost(network: Network, graph: Graph | None = None) -> Cost:
 
 
 def layer_costs(graph: Graph) -> tuple[LayerCost, ...]:
-    """The cost of each module that calls an operator itself, in the order in which they first run."""
+    """The cost of each module whose weight an operator reads, or that calls one without, in the order in which they first run."""
     by_module: dict[str, list[str]] = {}
     for node in graph:
-        by_module.setdefault(node.module, []).append(node.name)
+        by_module.setdefault(_holder(node), []).append(node.name)
     nodes = {node.name: node for node in graph}
     found = []
     for module, names in by_module.items():
@@ -101,6 +101,11 @@ def layer_costs(graph: Graph) -> tuple[LayerCost, ...]:
             )
         )
     return tuple(found)
+
+
+def _holder(node: Node) -> str:
+    """The user's name of the module whose weight a call reads; without a weight, of the module that makes the call."""
+    return edits.users_name(node.parameters[0]).rpartition(".")[0] if node.parameters else node.module
 
 
 def macs(graph: Graph, keep: Keep | None = None) -> int:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, NodeProto
 
+from lissom import edits
 from lissom.runtimes.onnxruntime import profile_onnxruntime
 
 __all__ = ["layer_seconds"]
@@ -30,7 +31,7 @@ def layer_seconds(
     Args:
         file: An ONNX file, or its bytes.
         inputs: One array per input, the batch first.
-        layers: The names of each layer's tensors, or of modules that hold them.
+        layers: The user's names of each layer's tensors, or of modules that hold them.
         threads: How many threads a call may use.
     """
     model = onnx.load_from_string(file) if isinstance(file, bytes) else onnx.load(file)
@@ -79,7 +80,7 @@ def _of_node(node: NodeProto, of_value: Mapping[str, int], weights: set[str]) ->
 
 def _owner(initializer: str, owners: Mapping[str, int]) -> int | None:
     """The layer of a constant: of its tensor, or of the tensor whose levels, scale or table it is."""
-    name = initializer.replace(".folded", "").removeprefix("folded.")
+    name = edits.users_name(initializer)
     while name not in owners and "." in name:
         name = name.rpartition(".")[0]
     return owners.get(name)

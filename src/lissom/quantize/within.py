@@ -14,11 +14,12 @@ from typing import Annotated, Any, Literal
 import numpy.typing as npt
 from annotated_types import Ge, Gt, Le
 
+from lissom import edits
 from lissom.choice import Option, choose
 from lissom.deploy.finish import Plain
 from lissom.deploy.layer_costs import LayerCost, best_ranges, layer_costs
 from lissom.deploy.pipeline import deploy, plain
-from lissom.deploy.quantized_graph import graph_of, is_quantized_graph, quantize_graph, users_name, weight_names
+from lissom.deploy.quantized_graph import graph_of, is_quantized_graph, quantize_graph, weight_names
 from lissom.deploy.settings import Deploy, Ranges, Types
 from lissom.deploy.static import Static
 from lissom.deploy.targets import row
@@ -217,14 +218,14 @@ class _Work:
                 rounding = RoundWeights(bits=bits, method=self.wanted.method, samples=self.wanted.samples, include=include)
                 graph = rounding.apply(graph, self.job)
         done = [f"range by {kind} for {value}" for value, kind in repair.ranges.items() if kind != settings.ranges]
-        done += [f"8 bits for {users_name(cost.weight)}" for cost in repair.wide]
-        done += [f"float for {users_name(cost.weight)}" for cost in repair.kept]
+        done += [f"8 bits for {edits.users_name(cost.weight)}" for cost in repair.wide]
+        done += [f"float for {edits.users_name(cost.weight)}" for cost in repair.kept]
         return graph.noting(f"repaired, the costliest layers first: {', '.join(done)}") if done else graph
 
 
 def _by_layer(made: Network, sample: Sequence[npt.NDArray[Any]], costs: Sequence[LayerCost]) -> dict[str, float]:
-    """Seconds of each layer in a network's file, which knows a weight by its own name or as it is folded and smoothed."""
-    layers = {cost.weight: (cost.weight.replace(".folded", ""), users_name(cost.weight)) for cost in costs}
+    """Seconds of each layer in a network's file."""
+    layers = {cost.weight: (edits.users_name(cost.weight),) for cost in costs}
     with TemporaryDirectory() as folder:
         file = Path(folder, "model.onnx")
         deploy(made).save(file)
