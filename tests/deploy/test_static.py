@@ -78,7 +78,7 @@ def test_layers_that_are_kept_float_and_operators_without_kernels_are_named(netw
     made = network("residual")
     settings = Deploy(precision="int8", target="onnxruntime-cpu", keep_float=("first.0.*",))
     deployed = deploy(made, settings, [batch(made, 32)])
-    assert "left in float: 1 Conv" in deployed.notes[0]
+    assert "left in float: 1 Conv (the first is first.0)" in deployed.notes[0]
     assert "first.0.folded.weight" in {tensor.name for tensor in deployed.model.graph.initializer}
 
 

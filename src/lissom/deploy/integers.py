@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto
 
+from lissom import edits
 from lissom.codec.tensors import Quantized, Uniform
 from lissom.deploy.deployed import Binding
 from lissom.deploy.editing import Editor, attributes, make_node
@@ -187,7 +188,14 @@ def left_in_float(editor: Editor, made: Plan) -> str | None:
         return None
     kinds = Counter(node.op_type for node in left)
     named = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    return f"left in float: {named} (the first is {left[0].name or left[0].output[0]})"
+    return f"left in float: {named} (the first is {_called(editor, left[0])})"
+
+
+def _called(editor: Editor, node: NodeProto) -> str:
+    """The user's name of the layer whose weight a node reads; the node's own where it reads none."""
+    weight = next((name for name in node.input if name in editor.parameters), None)
+    layer = "" if weight is None else edits.users_name(weight).rpartition(".")[0]
+    return layer or node.name or node.output[0]
 
 
 def _looks_up(editor: Editor, node: NodeProto) -> bool:
