@@ -1,4 +1,4 @@
-# make demo: a real network, small, in a minute; make test: every test; make check: everything that CI checks but tests.
+# make demo: a real network, small, in two minutes; make test: every test; make check: everything that CI checks but tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
