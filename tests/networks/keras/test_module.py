@@ -108,3 +108,25 @@ def test_the_keras_file_is_small_where_weights_are_and_always_the_same(classifie
     masked, _ = deploy_keras(network, [(images(),)])
     assert len(masked) < len(whole)
     assert deploy_keras(network, [(images(),)])[0] == masked
+
+
+def test_weights_that_nobody_named_are_found_again_in_the_smaller_model(keras, zoo):
+    @keras.saving.register_keras_serializable(package="test")
+    class Scale(keras.layers.Layer):
+        def build(self, shape):
+            self.first = self.add_weight(shape=(shape[-1],), initializer="ones")
+            self.second = self.add_weight(shape=(1,), initializer="zeros")
+
+        def call(self, x):
+            return x * self.first + self.second
+
+    layers = [keras.layers.Dense(8, activation="gelu", name="wide"), keras.layers.Dense(4, name="narrow"), Scale(name="scale")]
+    network = open_network(zoo.settle(keras.Sequential([keras.Input((4,)), *layers])))
+    assert {name for name, _ in network.parameters() if name.startswith("scale.")} == {"scale.variable", "scale.variable_"}
+    graph = capture(network)
+    removal = remove(network, graph, {group: np.arange(group.size) % 2 == 0 for group in groups(graph)})
+    assert not removal.refused
+    assert removal.network.module.wide.kernel.shape == (4, 4)
+    inputs = torch.randn(8, 4)
+    _, parity = deploy_keras(removal.network, [(inputs,)])
+    assert parity.holds

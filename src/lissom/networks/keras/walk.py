@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import keyword
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,10 @@ from torch import nn
 from lissom.networks.keras.backend import import_keras
 
 __all__ = ["Place", "children", "places"]
+
+
+NUMBERED = re.compile(r"^variable_\d+$")
+"""What Keras calls a variable that nobody named: it counts them, and another instance of the model has other numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +64,7 @@ def _walk(operation: Any, path: str, trainable: set[int], seen: set[int]) -> Ite
     own = [variable for variable in own if not _is_metric(operation, variable)]
     seen.update(map(id, own))
     taken: set[str] = set()
-    names = {_free(variable.name, taken): variable for variable in own}
+    names = {_free(NUMBERED.sub("variable", variable.name), taken): variable for variable in own}
     yield Place(path, operation, names, frozenset(name for name, variable in names.items() if id(variable) in trainable))
     for child in inside:
         if id(child) not in seen:  # one layer may stand in two places
