@@ -59,10 +59,9 @@ APPLICATIONS: dict[str, tuple[int, dict[str, Any]]] = {
     "ResNet101": (32, {}),
     "ResNet101V2": (32, {}),
     "DenseNet169": (32, {}),
-    "NASNetMobile": (32, {}),
     "InceptionResNetV2": (75, {}),
 }
-"""Side of the images, and what makes the network smaller without making it another architecture."""
+"""Side of the images, and what makes the network smaller without making it another architecture; Keras has no NASNet on torch."""
 
 ARTICLES: dict[str, tuple[int, ...]] = {"dense-256-128-10": (256, 128, 10), "dense-64-10": (64, 10)}
 """Units of the articles' networks on MNIST."""
