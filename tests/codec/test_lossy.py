@@ -31,7 +31,7 @@ def test_pieces_of_a_large_tensor_start_their_trellis_anew():
     levels[2] = 5.0
     coded = rate_distortion_levels(levels, 3.0, states=4)
     assert coded.levels.any()
-    assert len(encode({"w": coded}, effort="best")) < 6000
+    assert len(encode({"w": coded}, effort="fast")) < 6000
 
 
 def test_rows_that_matter_more_get_finer_steps():

@@ -16,16 +16,21 @@ RANGE = 1 << 16
 
 @njit(cache=True, nogil=True)
 def histogram(levels):
-    """The least level, and how often it and each level above it occurs; no counts where they do not fit 16 bits."""
+    """The least level, and how often it and each level above it occurs after a level of size 0, 1, 2 and more.
+
+    No counts where they do not fit 16 bits.
+    """
     least = most = levels.flat[0]
     for level in levels.flat:
         least = min(least, level)
         most = max(most, level)
     if least < -(RANGE // 2) or most >= RANGE // 2:
-        return least, np.zeros(0, np.int64)
-    counts = np.zeros(most - least + 1, np.int64)
+        return least, np.zeros((4, 0), np.int64)
+    counts = np.zeros((4, most - least + 1), np.int64)
+    before = 0
     for level in levels.flat:
-        counts[level - least] += 1
+        counts[before, level - least] += 1
+        before = min(abs(level), 3)
     return least, counts
 
 

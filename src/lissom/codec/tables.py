@@ -23,7 +23,7 @@ Levels = npt.NDArray[np.int32]
 Bytes = npt.NDArray[np.uint8]
 LARGE = 1 << 11  # positions from which fixed tables pay for themselves
 CLASSES = 8
-DENSE_BITS = 0.75  # bits a level from which adaptive coding seldom saves a twentieth, at five times the time
+DENSE_BITS = 0.75  # bits a level, given the one before it, from which adaptive coding is seldom worth its time
 PLANE = {"float32": 23, "float16": 8, "bfloat16": 7}  # where the byte with the exponent begins
 WORDS, ORIGIN, SHIFT, PLANAR, OUTSIDE, LAST = 10, 12, 13, 14, 18, 19  # whose statistics a number follows
 
@@ -31,8 +31,9 @@ WORDS, ORIGIN, SHIFT, PLANAR, OUTSIDE, LAST = 10, 12, 13, 14, 18, 19  # whose st
 def dense(levels: Levels) -> tuple[int, int] | None:
     """The window of the levels' high bytes (its least level and how many low bits) where fixed tables suit them, else None."""
     least, counts = planes.histogram(np.ascontiguousarray(levels).reshape(-1))
-    share = counts[counts > 0] / levels.size
-    return planes.window(int(least), counts) if -(share * np.log2(share)).sum() > DENSE_BITS else None
+    known = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    bits = -(counts * np.log2(known, where=counts > 0, out=np.zeros(counts.shape))).sum() / levels.size
+    return planes.window(int(least), counts.sum(axis=0)) if bits > DENSE_BITS else None
 
 
 def code_dense(stream: Stream, levels: Levels, window: tuple[int, int]) -> None:
