@@ -107,16 +107,20 @@ def _refit(
 ) -> bool:
     """Solve ``min |Y - W X|^2 + ridge |W - W0|^2`` from sums over all batches; False where there is nothing to gain."""
     part: Any = pruned.get_submodule(layer.path)
-    collecting = (pruned, original, layer.path, batches, layer.rows)
-    halves = collect_halves(*collecting) if ridge is None else None
-    moments = collect(*collecting) if halves is None else halves[0] + halves[1]
-    if moments is None:
-        return False
     width = math.prod(part.weight.shape[1:])
     standing = part.weight.detach().flatten(1).double().cpu()
     if part.bias is not None:
         standing = torch.cat([standing, part.bias.detach().double().cpu()[:, None]], 1)
-    fitted = _solved(moments, standing, ridge or (_best_ridge(halves, standing) if halves else RIDGE))
+    where = (pruned, original, layer.path, batches, layer.rows)
+    if ridge is not None:
+        moments = collect(*where)
+    elif (halves := collect_halves(*where)) is not None:
+        moments, ridge = halves[0] + halves[1], _best_ridge(halves, standing)
+    else:
+        moments = None
+    if moments is None or ridge is None:
+        return False
+    fitted = _solved(moments, standing, ridge)
     if not bool(torch.isfinite(fitted).all()):
         return False
     fitted = fitted.to(part.weight.dtype)
