@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
 from onnx import ModelProto
 from torch.fx import Interpreter, Node
 
 from lissom import edits
 from lissom.deploy.deployed import Deployed
+from lissom.deploy.editing import add_outputs
 from lissom.deploy.export import quiet
 from lissom.deploy.fold import fold_batch_norm
 from lissom.errors import DeployFailed
@@ -51,8 +51,7 @@ def with_outputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
     """The model with further values as outputs, so that a run shows them."""
     shown = ModelProto()
     shown.CopyFrom(model)
-    have = {value.name for value in shown.graph.output}
-    shown.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names if name not in have)
+    add_outputs(shown, names)
     return shown
 
 

@@ -17,7 +17,6 @@ from onnx import (
     NodeProto,
     StringStringEntryProto,
     TensorProto,
-    external_data_helper,
     helper,
     numpy_helper,
 )  # fmt: skip
@@ -25,7 +24,7 @@ from onnx import (
 from lissom.errors import DeployFailed
 from lissom.runtimes import Parts, Session, open_file
 
-__all__ = ["Editor", "attributes", "hollow", "make_node", "rename_values"]
+__all__ = ["Editor", "add_outputs", "attributes", "make_node", "rename_values"]
 
 Array = npt.NDArray[Any]
 LARGE = 2**12
@@ -43,7 +42,7 @@ class Editor:
     """
 
     def __init__(self, model: ModelProto, parameters: Iterable[str] = ()) -> None:
-        self.model = hollow(model)
+        self.model = _hollow(model)
         graph = model.graph
         self.nodes: list[NodeProto] = list(self.model.graph.node)  # a node of the model's own would hold all of it
         self.constants: dict[str, Array] = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -183,10 +182,9 @@ class Editor:
         """
         large = {name: array for name, array in self.constants.items() if array.nbytes >= LARGE and array.dtype in SHARED}
         model = self.copy().close(apart=large)
-        shown = [name for name in added if name not in self.inputs and name not in self.outputs]
-        model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in shown)
-        declared = [tensor.name for tensor in model.graph.initializer if external_data_helper.uses_external_data(tensor)]
-        held = {name: np.ascontiguousarray(large[name]) for name in declared}
+        add_outputs(model, added)
+        used = (tensor.name for tensor in model.graph.initializer)
+        held = {name: np.ascontiguousarray(large[name]) for name in used if name in large}
         return open_file(Parts(model.SerializeToString(), held), optimize=optimize)
 
     def close(self, *, keep_names: bool = False, apart: Collection[str] = ()) -> ModelProto:
@@ -232,7 +230,7 @@ def _declared(name: str, array: Array) -> TensorProto:
     return tensor
 
 
-def hollow(model: ModelProto) -> ModelProto:
+def _hollow(model: ModelProto) -> ModelProto:
     """The model without its constants; they are not copied on the way."""
     bare = ModelProto()
     _copy_fields(model, bare, leaving="graph")
@@ -250,6 +248,12 @@ def _copy_fields(source: Any, target: Any, *, leaving: str) -> None:
             getattr(target, field.name).CopyFrom(value)
         else:
             setattr(target, field.name, value)
+
+
+def add_outputs(model: ModelProto, names: Iterable[str]) -> None:
+    """Make values outputs, behind those that the model has, so that a run shows them; inputs and outputs stay what they are."""
+    have = {value.name for value in [*model.graph.input, *model.graph.output]}
+    model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in have)
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

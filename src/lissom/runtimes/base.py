@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -44,7 +45,7 @@ class Session(Protocol):
         """Run once."""
 
 
-class FixedBatch:
+class FixedBatch(ABC):
     """The part of a session that gives a file which fixes its batch its samples in batches of that length.
 
     Args:
@@ -69,9 +70,9 @@ class FixedBatch:
         pieces = [self._run(piece) for piece in in_pieces(arrays, self._batch)]
         return tuple(np.concatenate(parts)[: len(arrays[0])] for parts in zip(*pieces, strict=True))
 
+    @abstractmethod
     def _run(self, arrays: Sequence[np.ndarray[Any, Any]]) -> tuple[Array, ...]:
         """Run once, on a batch that the file takes."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
